@@ -1,6 +1,7 @@
 //! Group commit: facts that come in while the catalog is busy with earlier ones go into it together.
 
 use crate::sessions::OpenSession;
+use crate::supervisor::Supervisor;
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::command::{NewChunk, NewReplica};
 use pgmesh_raft::{Catalog, CatalogError, Command, Refusal, SessionId};
@@ -38,12 +39,17 @@ pub struct Committer {
 }
 
 impl Committer {
-    /// Starts its two tasks; they end when the last clone is dropped.
-    pub fn start(catalog: Catalog, actor: String) -> Self {
+    /// Starts its two tasks; they end when the last clone is dropped. Without them no request would be answered any
+    /// more: the node ends with them.
+    pub(crate) fn start(supervisor: &Arc<Supervisor>, catalog: Catalog, actor: &str) -> Self {
         let (chunks, waiting_chunks) = mpsc::channel(WAITING);
         let (replicas, waiting_replicas) = mpsc::channel(WAITING);
-        tokio::spawn(commit_chunks(catalog.clone(), actor.clone(), waiting_chunks));
-        tokio::spawn(commit_replicas(catalog, actor, waiting_replicas));
+        let actor = actor.to_owned();
+        supervisor.guard(
+            "chunk commits",
+            commit_chunks(catalog.clone(), actor.clone(), waiting_chunks),
+        );
+        supervisor.guard("replica commits", commit_replicas(catalog, actor, waiting_replicas));
         Self { chunks, replicas }
     }
 

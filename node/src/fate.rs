@@ -2,7 +2,7 @@
 //! then is worse than one that ends: others count on it, and nobody looks.
 
 use crate::Node;
-use crate::links::{ShutOut, Whom};
+use crate::links::{Recipient, ShutOut};
 use crate::past::Era;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure};
@@ -22,6 +22,7 @@ impl Node {
     pub(crate) async fn fate(&self) -> Result<(), Failure> {
         tokio::select! {
             failure = self.end() => Err(failure),
+            failure = self.supervisor.must_end() => Err(failure),
             prepared = self.new_beginning() => prepared,
         }
     }
@@ -86,8 +87,8 @@ impl Node {
         }
         if told.is_beyond(own) {
             let by = match &said.by {
-                Whom::Named(name) => name.clone(),
-                Whom::At(_) => self.name.clone(),
+                Recipient::Named(name) => name.clone(),
+                Recipient::At(_) => self.name.clone(),
             };
             // Without a majority nothing is acknowledged here; it is told when there is one.
             let reported = tokio::time::timeout(MAJORITY_LIMIT, self.report_fork(&by, told)).await;

@@ -1,7 +1,6 @@
 //! `node init`: a new mesh of one node.
 
 use crate::mesh_file::MeshFile;
-use crate::services::CERTIFICATE_VALIDITY;
 use crate::settings::{Layout, NodeSettings};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure, now_unix};
@@ -10,6 +9,10 @@ use pgmesh_storage::DigestSuite;
 use pgmesh_transport::{Identity, MemberName, MeshCa, MeshId, Role};
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
+
+/// How long a certificate is valid; members renew theirs by themselves when a third of this is over.
+pub(crate) const CERTIFICATE_VALIDITY: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The number of a mesh's first node.
 const FOUNDER: u64 = 1;

@@ -9,7 +9,8 @@ use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::{CatalogError, Command, NodeName, NodeRecord, SessionId, SessionRecord};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// How often the leader looks.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -215,7 +216,7 @@ impl Node {
             .observe(self.running.now(), alive.map_err(Clone::clone), limit)?;
         for (session, record) in round?.sessions.iter().filter(|(_, record)| dead.contains(&record.node)) {
             let reason = format!("node {}, which kept it alive, is gone", record.node);
-            self.expire(*session, record.lease, &reason).await;
+            self.backups.expire(*session, record.lease, &reason).await;
         }
         Ok(())
     }

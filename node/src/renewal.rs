@@ -2,7 +2,7 @@
 //! in time.
 
 use crate::Node;
-use crate::services::CERTIFICATE_VALIDITY;
+use crate::init::CERTIFICATE_VALIDITY;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure, JoinAccepted, RenewCertificate, now_unix};
 use pgmesh_transport::{Identity, MemberCertificate, Role, Server};

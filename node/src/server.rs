@@ -5,9 +5,11 @@ use crate::init::lock_directory;
 use crate::past::Era;
 use crate::settings::NodeSettings;
 use crate::shut_out::{Worth, worth};
+use crate::workers::Workers;
 use crate::{Node, anew};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_runtime::tasks;
 use pgmesh_transport::{CloseCode, Identity, Peer, Server};
 use std::fs::File;
 use std::future::Future;
@@ -76,22 +78,7 @@ pub(crate) async fn serve(
     // Whoever finds the node ready finds its repositories, too, but for those that it must ask the other nodes about:
     // they need its answers first.
     node.open_known_repositories().await;
-    let workers = [
-        tokio::spawn(node.clone().keep_sessions()),
-        tokio::spawn(node.clone().keep_opening()),
-        tokio::spawn(node.clone().keep_repairing()),
-        tokio::spawn(node.clone().keep_sweeping()),
-        tokio::spawn(node.clone().keep_finding_orphans()),
-        tokio::spawn(node.clone().keep_backfilling()),
-        tokio::spawn(node.clone().keep_marking()),
-        tokio::spawn(node.clone().keep_comparing()),
-        tokio::spawn(node.clone().keep_looking()),
-        tokio::spawn(node.clone().keep_taking_stock()),
-        tokio::spawn(node.clone().keep_searching_lost()),
-        tokio::spawn(node.clone().keep_announcing()),
-        tokio::spawn(node.clone().keep_leading()),
-        tokio::spawn(node.clone().keep_renewing(server.clone())),
-    ];
+    let workers = Workers::start(&node, &server);
     tracing::info!(node = %node.name, mesh = node.mesh_id(), %address, "node ready");
     ready(address);
     let watched = node.clone();
@@ -101,7 +88,7 @@ pub(crate) async fn serve(
     loop {
         tokio::select! {
             incoming = server.accept() => match incoming {
-                Some(incoming) => drop(tokio::spawn(serve_connection(node.clone(), incoming))),
+                Some(incoming) => drop(tasks::spawn("serving a connection", serve_connection(node.clone(), incoming))),
                 None => break,
             },
             () = &mut stop => break,
@@ -116,9 +103,7 @@ pub(crate) async fn serve(
     }
     tracing::info!("stopping");
     server.close(GRACE).await;
-    for worker in workers {
-        worker.abort();
-    }
+    drop(workers);
     if matches!(ended, Ok(Ended::Stopped)) {
         node.mark_before_stop().await;
     }
@@ -168,7 +153,7 @@ async fn serve_connection(node: Arc<Node>, incoming: pgmesh_transport::Incoming)
     };
     tracing::debug!(%remote, actor, "connected");
     let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
-    node.clients.connected(number);
+    node.backups.clients.connected(number);
     let remote = remote.ip().to_canonical();
     let served = Arc::new(Served::new(node.clone(), peer.clone(), actor, remote, number));
     tokio::select! {
@@ -178,7 +163,7 @@ async fn serve_connection(node: Arc<Node>, incoming: pgmesh_transport::Incoming)
             session.close(CloseCode::FORBIDDEN, &with_era(&node, &why));
         }
     }
-    node.clients.disconnected(number, node.running.now());
+    node.backups.clients.disconnected(number, node.running.now());
 }
 
 /// Whoever is shut out learns which catalog says so: it may have another of its own.

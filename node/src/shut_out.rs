@@ -9,7 +9,7 @@
 //! of the renewal. A certificate of a member's name for another key is a stranger's: each node can sign certificates,
 //! also a node that has left.
 
-use crate::Node;
+use crate::core::Core;
 use pgmesh_protocol::{ExitCode, Failure, Request};
 use pgmesh_raft::{NodeName, NodeRecord, NodeService, View};
 use pgmesh_transport::{MemberCertificate, Peer, Role};
@@ -76,7 +76,7 @@ fn is_introduction(request: &Request) -> bool {
     matches!(request, Request::Raft(_) | Request::Announce(_))
 }
 
-impl Node {
+impl Core {
     /// Refuses a request of a peer that is not, or no longer, a member of the mesh.
     pub(crate) fn check_worth(self: &Arc<Self>, peer: &Peer, request: &Request) -> Result<(), Failure> {
         let Some(member) = peer.member() else {
@@ -134,7 +134,7 @@ impl Node {
 mod tests {
     use super::*;
     use crate::SessionTimes;
-    use crate::links::{Lane, Whom};
+    use crate::links::{Lane, Recipient};
     use crate::testing::TestNode;
     use pgmesh_protocol::{CollectGarbage, Consensus, DeleteObject, GetAuthority, GetNodeStatus, Hello, ListNodes};
     use pgmesh_raft::peers::{PeerMessage, PeerRequest};
@@ -190,7 +190,11 @@ mod tests {
             CollectGarbage.into(),
             delete(),
         ] {
-            assert!(site.node.check_worth(&peer, &request).is_err(), "{}", request.name());
+            assert!(
+                site.node.core.check_worth(&peer, &request).is_err(),
+                "{}",
+                request.name()
+            );
         }
     }
 
@@ -215,9 +219,9 @@ mod tests {
         let name: NodeName = "beta".parse().unwrap();
         site.node.links.announced(name.clone(), vec![address.clone()]);
         for (whom, lane) in [
-            (Whom::Named(name.clone()), Lane::Data),
-            (Whom::Named(name), Lane::Consensus),
-            (Whom::At(address), Lane::Consensus),
+            (Recipient::Named(name.clone()), Lane::Data),
+            (Recipient::Named(name), Lane::Consensus),
+            (Recipient::At(address), Lane::Consensus),
         ] {
             let asked = site.node.links.ask(&whom, lane, &GetNodeStatus, None).await;
             let refused = asked.map(drop).unwrap_err().to_string();
@@ -234,7 +238,7 @@ mod tests {
         let address = silent_node(&beta);
         let name: NodeName = "beta".parse().unwrap();
         site.node.links.announced(name.clone(), vec![address]);
-        let whom = Whom::Named(name);
+        let whom = Recipient::Named(name);
         let ask = async |lane| {
             let asked = site.node.links.ask(&whom, lane, &GetNodeStatus, None).await;
             asked.map(drop).map_err(|error| error.to_string())
@@ -279,9 +283,13 @@ mod tests {
         site.admit(&site.certificate(&Role::Node, "beta")).await;
         let forged = site.certificate(&Role::Node, "beta");
         let peer = Peer::Member(Arc::new(forged.member().clone()));
-        assert!(site.node.check_worth(&peer, &Hello.into()).is_ok());
+        assert!(site.node.core.check_worth(&peer, &Hello.into()).is_ok());
         for request in [GetAuthority.into(), GetNodeStatus.into(), delete(), consensus()] {
-            assert!(site.node.check_worth(&peer, &request).is_err(), "{}", request.name());
+            assert!(
+                site.node.core.check_worth(&peer, &request).is_err(),
+                "{}",
+                request.name()
+            );
         }
     }
 
@@ -304,7 +312,7 @@ mod tests {
             "{lost:?}"
         );
         let renewed = Peer::Member(Arc::new(site.renewed(&admin).member().clone()));
-        assert!(site.node.check_worth(&renewed, &list.into()).is_err());
+        assert!(site.node.core.check_worth(&renewed, &list.into()).is_err());
         others.ask(&list, None).await.unwrap();
     }
 }

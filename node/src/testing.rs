@@ -20,7 +20,8 @@ use pgmesh_transport::{
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 #[path = "../tests/common/mod.rs"]
 mod common;

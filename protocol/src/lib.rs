@@ -54,7 +54,7 @@ pub use info::{
 pub use mesh::merged;
 pub use mesh::{
     AmountInfo, MeshStatus, NodeAddress, NodeChange, NodeInfo, NodeRole, NodeState, NodeStatus, OrphanInfo, ReachInfo,
-    RenewCertificate, RepositoryStatus, SessionStatus, StuckArchiver, SyncEvent,
+    RenewCertificate, RepositoryStatus, SessionStatus, StuckArchiver, SyncEvent, WorkerAlarm,
 };
 pub use names::{LogIndex, PlacedIdentity, RequestId};
 pub use peer::{

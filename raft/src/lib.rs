@@ -16,6 +16,13 @@
 //! - [`catalog`], [`peers`], [`options`], [`status`]: the openraft glue, the messages between nodes, and the settings.
 //!
 //! This crate knows nothing of networks and opens no repository.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "unit tests may spawn without a name and read the clock"
+    )
+)]
 
 pub mod apply;
 pub mod catalog;

@@ -1,5 +1,6 @@
 //! The mesh's certificate authority.
 
+use pgmesh_runtime::{clock, random};
 use std::{path::Path, time::Duration};
 
 use rcgen::{
@@ -42,7 +43,7 @@ pub enum CaError {
     },
     /// The operating system has no randomness to give.
     #[error("getting random bytes: {0}")]
-    Random(getrandom::Error),
+    Random(random::Error),
     /// The bytes are no certificate request, or its key is of the wrong kind.
     #[error("the certificate request cannot be signed: {0}")]
     Request(String),
@@ -90,7 +91,7 @@ impl MeshCa {
         let mut params = CertificateParams::default();
         params.distinguished_name = common_name(mesh_id.as_str());
         params.serial_number = Some(random_serial()?);
-        params.not_before = OffsetDateTime::now_utc() - BACKDATED;
+        params.not_before = OffsetDateTime::from(clock::now()) - BACKDATED;
         // No peer checks the validity of the authority itself: it ends when the mesh gets another authority.
         params.not_after = rcgen::date_time_ymd(9999, 12, 31);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -192,7 +193,7 @@ impl MeshCa {
         name: &MemberName,
         validity: Duration,
     ) -> Result<Vec<u8>, CaError> {
-        let now = OffsetDateTime::now_utc();
+        let now = OffsetDateTime::from(clock::now());
         let not_after = time::Duration::try_from(validity)
             .ok()
             .and_then(|validity| now.checked_add(validity))
@@ -283,7 +284,7 @@ fn common_name(name: &str) -> DistinguishedName {
 /// 127 random bits: positive, as RFC 5280 demands (section 4.1.2.2), and never the same twice.
 fn random_serial() -> Result<SerialNumber, CaError> {
     let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(CaError::Random)?;
+    random::secret(&mut bytes).map_err(CaError::Random)?;
     let [first, ..] = &mut bytes;
     *first = *first & 0x7f | 0x40;
     Ok(SerialNumber::from_slice(&bytes))

@@ -14,6 +14,13 @@
 //!
 //! A connection is authenticated on both sides before either sees a byte of the other's messages. A client accepts only
 //! a certificate of its mesh with the node role. A server accepts a client without a certificate only for joining.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "unit tests may spawn without a name and read the clock"
+    )
+)]
 
 pub mod ca;
 pub mod calls;

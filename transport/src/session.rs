@@ -1,5 +1,6 @@
 //! A connection as the server sees it.
 
+use pgmesh_runtime::tasks;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use pgmesh_storage::StanzaName;
@@ -60,7 +61,8 @@ pub struct Session {
 
 impl Session {
     pub(crate) fn new(connection: quinn::Connection, peer: Peer, permits: Vec<OwnedSemaphorePermit>) -> Self {
-        let end = (peer == Peer::Joining).then(|| tokio::spawn(end_joining(connection.clone())));
+        let end = (peer == Peer::Joining)
+            .then(|| tasks::spawn("ending a joining connection", end_joining(connection.clone())));
         Self {
             connection,
             peer,

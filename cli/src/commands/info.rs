@@ -13,8 +13,10 @@ mod status;
 mod text;
 
 pub(super) use holes::{REMEDY as HOLES_REMEDY, describe_holes};
-pub(super) use json::{debt, health, holes as holes_json, kept, lost, stanza_holes, stuck};
-pub(super) use losses::{costs, describe_lost, describe_stuck, describe_uncompared, remedy as lost_remedy};
+pub(super) use json::{debt, health, holes as holes_json, kept, lost, stanza_holes, stuck, worker};
+pub(super) use losses::{
+    costs, describe_lost, describe_stuck, describe_uncompared, describe_worker, remedy as lost_remedy,
+};
 pub(super) use status::{describe_kept, describe_troubles, troubles};
 
 use super::stanza;

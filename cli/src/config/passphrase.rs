@@ -5,7 +5,8 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure};

@@ -12,10 +12,12 @@ use crate::text::local_offset;
 use pgmesh_postgres::TimelineId;
 use pgmesh_protocol::choice::PriorChoice;
 use pgmesh_protocol::{BackupBegun, BeginBackup, ChoosePrior, ExitCode, Failure};
+use pgmesh_runtime::clock;
 use pgmesh_storage::{BackupLabel, BackupType};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use time::OffsetDateTime;
+use tokio::time::Instant;
 
 /// How long the lock of a backup that was perhaps killed is waited for.
 const LOCK_PATIENCE: Duration = Duration::from_secs(15);
@@ -116,7 +118,7 @@ async fn choose(mesh: &Mesh, settings: &BackupSettings, cluster: &OpenCluster) -
             settings.kind
         );
     }
-    let now = OffsetDateTime::now_utc();
+    let now = OffsetDateTime::from(clock::now());
     let now = now.to_offset(local_offset(now));
     let chosen = label::choose(now, kind, prior.as_ref(), &newest);
     if chosen.clock_is_behind {

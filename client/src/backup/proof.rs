@@ -12,6 +12,7 @@ use crate::wal_sink::WalSink;
 use pgmesh_postgres::{Lsn, SegmentName, SegmentSize, SystemId, TimelineId, WalFileName, WalSearch};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_runtime::random;
 use pgmesh_storage::StanzaName;
 
 /// Longer than the record of a restore point with the page header in it.
@@ -127,7 +128,7 @@ impl WalSink for Searched<'_> {
 
 fn random_text() -> Result<String, Failure> {
     let mut random = [0; RANDOM];
-    getrandom::fill(&mut random).map_err(|error| Failure::new(ExitCode::Crypto, "no randomness").because(error))?;
+    random::fill(&mut random).map_err(|error| Failure::new(ExitCode::Crypto, "no randomness").because(error))?;
     Ok(format!("pgmesh proof {}", hex::encode(random)))
 }
 

@@ -49,7 +49,8 @@ use retry::Retry;
 use sessions::HeldSession;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// A node may be silent for so long, at least.
 const LEAST_SILENCE: Duration = Duration::from_secs(2);

@@ -12,7 +12,8 @@ use pgmesh_protocol::{
 use pgmesh_storage::StanzaName;
 use std::convert::Infallible;
 use std::sync::{Arc, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 use tokio::time::{sleep, timeout};
 
 /// How often it is looked which connection a session goes along with.

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use pgmesh_postgres::{SystemId, WalFileName, WalHole};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{BODY_LIMIT, ExitCode, Failure, GetSegment, SegmentPart, SegmentReply};
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{
     Digest, DigestSuite, FILE_PART_LENGTH, FilePart, Hasher, MAX_FILE_LENGTH, Payload, PayloadError, PayloadHead,
     StanzaName, parts_of,
@@ -240,7 +241,7 @@ async fn opened(
     suite: DigestSuite,
     mut hasher: Hasher,
 ) -> Result<Result<(Bytes, Hasher), PayloadError>, Failure> {
-    let opening = tokio::task::spawn_blocking(move || {
+    let opening = tasks::blocking("opening a WAL file", move || {
         let plain = Payload::from_parts(head, body)?.open(suite)?;
         hasher.update(&plain);
         Ok((plain, hasher))

@@ -12,6 +12,7 @@ use super::workers::{Workers, abnormal};
 use super::writer::{Part, Writer};
 use crate::progress::Progress;
 use pgmesh_protocol::Failure;
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{EntryKind, FileEntry, FingerprintSeed, ManifestRoot};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -84,10 +85,10 @@ impl Pipeline {
             for chunk in 0..part.plan.chunks.len() {
                 let permit = Arc::clone(&requests).acquire_owned().await;
                 let (this, part) = (Arc::clone(self), Arc::clone(&part));
-                tasks.spawn(async move {
+                tasks.spawn(tasks::named("restoring", async move {
                     let _permit = permit;
                     this.restore_chunk(part, chunk).await
-                });
+                }));
                 reap(&mut tasks)?;
             }
         }
@@ -134,10 +135,10 @@ impl Pipeline {
                 };
                 let (workers, name) = (self.workers.clone(), entry.path.clone());
                 let (path, file) = (below.shown(place), below.read(place)?);
-                tasks.spawn(async move {
+                tasks.spawn(tasks::named("comparing", async move {
                     let compare = move || Local::compare(file.as_ref(), &path, size, table, seed);
                     Ok((name, workers.run(compare).await?))
-                });
+                }));
                 while tasks.len() > COMPARED_AHEAD {
                     take_compared(&mut tasks, &mut locals).await?;
                 }

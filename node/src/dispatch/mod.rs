@@ -16,6 +16,7 @@ use pgmesh_protocol::{
     RemoveRepository, ReplaceRepository, Request, SegmentReply, TerminateSession, UpdateRepository,
 };
 use pgmesh_raft::{LogIndex, SessionId};
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{LARGEST_SINGLE_OBJECT, parts_of};
 use pgmesh_transport::{Peer, Role, Session, Stream, StreamError};
 use serde::Serialize;
@@ -53,7 +54,7 @@ impl Served {
     pub async fn accept_streams(self: &Arc<Self>, session: &Session) {
         loop {
             match session.accept_stream().await {
-                Ok(stream) => drop(tokio::spawn(serve_stream(self.clone(), stream))),
+                Ok(stream) => drop(tasks::spawn("serving a stream", serve_stream(self.clone(), stream))),
                 Err(lost) => {
                     if !lost.is_orderly() {
                         tracing::debug!(actor = self.actor, %lost, "disconnected");
@@ -84,9 +85,9 @@ async fn serve_stream(served: Arc<Served>, mut stream: Stream) {
         }
     };
     let name = request.name();
-    let _serving = served.node.serving(served.number);
+    let _serving = served.node.backups.serving(served.number);
     let allowed = authorize(&served.peer, &request)
-        .and_then(|()| served.node.check_worth(&served.peer, &request))
+        .and_then(|()| served.node.core.check_worth(&served.peer, &request))
         .and_then(|()| bounds::check(&request))
         .and_then(|()| served.check_draining(&request))
         .and_then(|()| served.node.check_past(&request));
@@ -121,7 +122,7 @@ impl Served {
                 reply(stream, Ok(facts)).await
             }
             Request::PushSegment(mut push) => {
-                if let Err(failure) = node.expects(&push) {
+                if let Err(failure) = node.archive.expects(&push) {
                     return logged::<()>(stream, "archive-push", Err(failure)).await;
                 }
                 push.server.address = self.remote.to_string();
@@ -133,21 +134,21 @@ impl Served {
                 let source = MapSource::of(&push, &body, &held);
                 let (stanza, file) = (push.stanza.clone(), push.file.clone());
                 let server = push.server.clone();
-                let pushed = node.push_segment(actor, push, body, held).await;
+                let pushed = node.archive.push_segment(actor, push, body, held).await;
                 let refusal = pushed.as_ref().err();
                 let refusal = refusal.map(|failure| (failure, node.catalog.view().applied().unwrap_or_default()));
-                node.refused.note(&stanza, actor, &server, &file, refusal);
+                node.archive.refused.note(&stanza, actor, &server, &file, refusal);
                 let is_new = pushed.as_ref().is_ok_and(|pushed| !pushed.already && !pushed.aside);
                 let answered = logged(stream, "archive-push", pushed).await;
                 // After the answer: PostgreSQL waits for the push, and for nothing else.
                 if let Some(source) = source.filter(|_| is_new) {
-                    self.node.clone().map_later(source);
+                    self.node.archive.clone().map_later(source);
                 }
                 answered
             }
             Request::GetSegment(get) => {
                 let _held = node.budget.hold(SEGMENT_READ).await;
-                match self.node.get_segment(get).await {
+                match self.node.archive.get_segment(get).await {
                     Ok(Got::Said(said)) => reply(stream, Ok(said)).await,
                     Ok(Got::Whole(found, body)) => reply_with_body(stream, Ok((found, Some(body)))).await,
                     Ok(Got::Parts(file)) => self.send_parts(&file, stream).await,
@@ -155,18 +156,30 @@ impl Served {
                 }
             }
             Request::BeginBackup(begin) => {
-                logged(stream, "backup", node.begin_backup(actor, begin, self.number).await).await
+                logged(
+                    stream,
+                    "backup",
+                    node.backups.begin_backup(actor, begin, self.number).await,
+                )
+                .await
             }
             Request::BeginRestore(begin) => {
-                logged(stream, "restore", node.begin_restore(actor, begin, self.number).await).await
+                logged(
+                    stream,
+                    "restore",
+                    node.backups.begin_restore(actor, begin, self.number).await,
+                )
+                .await
             }
             Request::ResumeSession(resume) => {
-                let resumed = node.resume_session(actor, &resume, self.number).await;
+                let resumed = node.backups.resume_session(actor, &resume, self.number).await;
                 logged(stream, "session resume", resumed).await
             }
             Request::KeepSession(keep) => reply(stream, self.check_held(keep.session)).await,
             Request::QueryChunks(query) => {
-                let known = self.check_held(query.session).and_then(|()| node.query_chunks(&query));
+                let known = self
+                    .check_held(query.session)
+                    .and_then(|()| node.backups.query_chunks(&query));
                 reply(stream, known).await
             }
             Request::PutChunk(put) => {
@@ -175,7 +188,7 @@ impl Served {
                 }
                 let held = self.hold_copies(put.payload).await;
                 let body = body(stream, put.payload, CHUNK_BODY_LIMIT).await?;
-                reply(stream, node.put_chunk(put, body, held).await).await
+                reply(stream, node.backups.put_chunk(put, body, held).await).await
             }
             Request::CommitBackup(commit) => {
                 let copies = commit.manifest.length.saturating_mul(4);
@@ -184,32 +197,43 @@ impl Served {
                 let body = body(stream, commit.manifest, CHUNK_BODY_LIMIT).await?;
                 if let Err(failure) = self.check_held(commit.session) {
                     // The session ends with its commit: who asks again has not heard that it succeeded.
-                    let done = node.committed_before(&commit).await;
+                    let done = node.backups.committed_before(&commit).await;
                     let answer = done.and_then(|done| done.ok_or(failure));
                     return logged(stream, "backup", answer).await;
                 }
-                logged(stream, "backup", node.commit_backup(actor, commit, body, held).await).await
+                logged(
+                    stream,
+                    "backup",
+                    node.backups.commit_backup(actor, commit, body, held).await,
+                )
+                .await
             }
             Request::EndSession(end) => {
                 if self.check_held(end.session).is_ok() {
                     let session = SessionId(LogIndex(end.session));
-                    node.end_session(actor, session, "its holder has ended it").await;
+                    node.backups
+                        .end_session(actor, session, "its holder has ended it")
+                        .await;
                 }
                 reply(stream, Ok(())).await
             }
-            Request::ChangeMaps(ask) => reply(stream, node.change_maps(ask).await).await,
+            Request::ChangeMaps(ask) => reply(stream, node.archive.change_maps(ask).await).await,
             Request::GetManifest(get) => {
-                let read = node.get_manifest(get).await.map(|(head, body)| (head, Some(body)));
+                let read = node
+                    .reads
+                    .get_manifest(get)
+                    .await
+                    .map(|(head, body)| (head, Some(body)));
                 reply_with_body(stream, read).await
             }
             Request::GetChunk(get) => {
-                let _held = node.budget.hold(node.cost_of_chunk(get.digest)).await;
-                let read = node.get_chunk(get).await.map(|(head, body)| (head, Some(body)));
+                let _held = node.budget.hold(node.reads.cost_of_chunk(get.digest)).await;
+                let read = node.reads.get_chunk(get).await.map(|(head, body)| (head, Some(body)));
                 reply_with_body(stream, read).await
             }
             Request::GetPieces(get) => {
-                let _held = node.budget.hold(node.cost_of_chunk(get.digest)).await;
-                let read = node.get_pieces(get).await.map(|(head, body)| (head, Some(body)));
+                let _held = node.budget.hold(node.reads.cost_of_chunk(get.digest)).await;
+                let read = node.reads.get_pieces(get).await.map(|(head, body)| (head, Some(body)));
                 reply_with_body(stream, read).await
             }
             other => self.administer(other, stream).await,
@@ -246,7 +270,12 @@ impl Served {
             }
             Request::SetStopped(set) => logged(stream, "stop/start", node.set_stopped(actor, set).await).await,
             Request::TerminateSession(TerminateSession { session }) => {
-                logged(stream, "session-end", node.terminate_session(actor, session).await).await
+                logged(
+                    stream,
+                    "session-end",
+                    node.backups.terminate_session(actor, session).await,
+                )
+                .await
             }
             Request::AcceptLoss(AcceptLoss { position }) => {
                 logged(stream, "catalog-accept-loss", node.accept_loss(actor, position).await).await
@@ -310,7 +339,7 @@ impl Served {
     }
 
     fn check_held(&self, session: u64) -> Result<(), Failure> {
-        self.node.clients.check_held(session, self.number)
+        self.node.backups.clients.check_held(session, self.number)
     }
 
     /// A node that is being drained sends its clients elsewhere; backups that run here are taken along by their

@@ -97,7 +97,9 @@ impl Served {
                 reply_with_body(stream, Ok((answer, body))).await
             }
             Request::DeleteObject(delete) => reply(stream, Ok(node.delete_object(delete).await)).await,
-            Request::CollectGarbage(_) => logged(stream, "garbage collection", node.collect_garbage().await).await,
+            Request::CollectGarbage(_) => {
+                logged(stream, "garbage collection", node.janitor.collect_garbage().await).await
+            }
             other => {
                 let failure = Failure::new(ExitCode::Assert, format!("{} is not served here", other.name()));
                 reply::<()>(stream, Err(failure)).await

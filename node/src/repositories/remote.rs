@@ -1,11 +1,11 @@
 //! A repository that is reached through another node: that node encrypts, stores, reads and checks; this node watches
 //! the repository's health.
 
-use super::fanout::Written;
 use super::slot::SlotError;
 use super::watch::{Attempt, Watch};
+use super::written::Written;
 use crate::health::Work;
-use crate::links::{Lane, LinkError, Links, Whom, receive, receive_body};
+use crate::links::{Lane, LinkError, Links, Recipient, receive, receive_body};
 use pgmesh_protocol::{
     BODY_LIMIT, DeleteObject, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind, StoreObject, StoreTarget,
 };
@@ -90,8 +90,8 @@ impl RemoteSlot {
         self.judge(attempt, answer)
     }
 
-    fn whom(&self) -> Whom {
-        Whom::Named(self.host.clone())
+    fn whom(&self) -> Recipient {
+        Recipient::Named(self.host.clone())
     }
 
     /// Ends an attempt by the answer, which speaks for or against the repository, or only against the object.

@@ -1,7 +1,8 @@
 //! Join tokens and certificates.
 
 use crate::Node;
-use crate::services::unexpected;
+use crate::init::CERTIFICATE_VALIDITY;
+use crate::replies::unexpected;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{
     BeginAnew, CreateInvite, ExitCode, Failure, Invite, JoinAccepted, JoinRequest, JoinedNode, NewNode, NewNumber,
@@ -13,10 +14,7 @@ use pgmesh_raft::{
 };
 use pgmesh_storage::wire;
 use pgmesh_transport::{JoinToken, MemberCertificate, MemberName, MeshCa, Role};
-use std::time::Duration;
 
-/// How long a certificate is valid; members renew theirs by themselves when a third of this is over.
-pub const CERTIFICATE_VALIDITY: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Addresses in a token: it must stay short enough to be handed over.
 const TOKEN_ADDRESSES: usize = 5;
 /// The longest that a token may be good.

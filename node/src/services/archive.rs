@@ -1,8 +1,10 @@
 //! Pushing WAL.
 
 use super::aside::{Content, Filed};
-use crate::Node;
+use crate::archive::Archive;
+use crate::core::Core;
 use crate::refs;
+use crate::replies::unexpected;
 use crate::services::passed_over::passed_over;
 use crate::services::read::report;
 use crate::settings::effective_ack;
@@ -19,6 +21,7 @@ use pgmesh_raft::{
     Branch, CatalogError, Claim, Command, Database, LogIndex, ObjectRef, Refusal, Replica, Reply, SegmentRecord,
     StanzaRecord, View, limits,
 };
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{Digest, Generation, ObjectName, Payload, Portion, RepoKey, StanzaName};
 use std::sync::Arc;
 
@@ -36,7 +39,7 @@ pub(super) struct Read<'a> {
     pub(super) mapped: Option<Digest>,
 }
 
-impl Node {
+impl Archive {
     /// Archives one WAL file: durable in `archive-ack` repositories and committed before it returns (invariant 1).
     pub async fn push_segment(
         &self,
@@ -48,7 +51,7 @@ impl Node {
         let file = pushed_file(&push)?;
         let payload = joined(push.payload, body)?;
         let suite = self.suite();
-        let (payload, plain) = tokio::task::spawn_blocking(move || {
+        let (payload, plain) = tasks::blocking("checking a WAL file", move || {
             let plain = payload.open(suite);
             (payload, plain)
         })
@@ -238,7 +241,9 @@ impl Node {
         self.refuse_if_taken_over()?;
         Ok(pushed(already, aside.is_some(), &replicas, &plan.all))
     }
+}
 
+impl Core {
     /// Follows the writes that were still under way when the object was committed, and clears their debts.
     pub(crate) fn settle(&self, object: ObjectRef, digest: Digest, outcome: &mut crate::repositories::WriteOutcome) {
         let late = outcome.late.take();
@@ -277,7 +282,7 @@ impl Node {
         claims: impl Stream<Item = Claim> + Send + 'static,
     ) {
         let (committer, sessions, repair) = (self.committer.clone(), self.sessions.clone(), self.repair.clone());
-        tokio::spawn(async move {
+        tasks::spawn("late replicas", async move {
             let session = match sessions.get().await {
                 Ok(session) => session,
                 Err(error) => {
@@ -497,15 +502,6 @@ fn pushed(already: bool, aside: bool, replicas: &[Replica], all: &[RepoKey]) -> 
     }
 }
 
-/// An answer that does not belong to the command.
-pub(crate) fn unexpected(reply: &Reply) -> Failure {
-    Failure::new(
-        ExitCode::Assert,
-        "the catalog gave an answer that does not belong to the command",
-    )
-    .because(format!("{reply:?}"))
-}
-
 /// A payload, once its body has arrived.
 pub(crate) fn joined(head: PayloadHead, body: Bytes) -> Result<Payload, Failure> {
     Payload::from_parts(head, body)
@@ -540,14 +536,14 @@ mod tests {
         let site = TestNode::start(SessionTimes::default()).await;
         let mut push = push_of("000000010000000000000002", &[0; 64]);
         assert!(
-            site.node.expects(&push).is_ok(),
+            site.node.archive.expects(&push).is_ok(),
             "of a stanza that is not known nothing is known"
         );
         site.create_stanza(&site.connect().await).await;
         push.payload.plain_length = u64::from(SEGMENT);
-        assert!(site.node.expects(&push).is_ok());
+        assert!(site.node.archive.expects(&push).is_ok());
         push.payload.plain_length = 1 << 30;
-        let failure = site.node.expects(&push).unwrap_err();
+        let failure = site.node.archive.expects(&push).unwrap_err();
         assert_eq!(failure.code, ExitCode::FileInvalid);
         assert!(failure.what.contains(&stanza().to_string()), "{failure}");
     }

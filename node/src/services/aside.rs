@@ -3,11 +3,12 @@
 use super::archive::segment_ref;
 use super::comparison::Comparison;
 use super::refused_push::position;
-use crate::Node;
+use crate::archive::Archive;
 use crate::refs;
 use pgmesh_postgres::WalFileName;
 use pgmesh_protocol::{ExitCode, Failure, PushSegment};
 use pgmesh_raft::{Database, Judgement, Known, Refusal, SegmentRecord, StanzaRecord, View, command};
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{Digest, FILE_PART_LENGTH, Payload, StanzaName};
 
 /// Where a pushed file goes.
@@ -40,7 +41,7 @@ impl Content<'_> {
     }
 }
 
-impl Node {
+impl Archive {
     /// The name under which a file is archived, or set aside. Said before anything is written, so that a copy leaves no
     /// objects behind; decided again by the catalog.
     pub(super) async fn file_under(
@@ -164,7 +165,7 @@ impl Node {
     /// So many bytes of a file are as those that are archived under its name.
     async fn parting(&self, mut comparison: Comparison, payload: &Payload) -> Result<u64, Failure> {
         let (suite, given) = (self.suite(), payload.clone());
-        let opened = tokio::task::spawn_blocking(move || given.open(suite)).await;
+        let opened = tasks::blocking("opening a segment", move || given.open(suite)).await;
         let given = opened
             .map_err(|error| Failure::new(ExitCode::Assert, "comparing a WAL file").because(error))?
             .map_err(|error| {
@@ -173,7 +174,7 @@ impl Node {
         let length = usize::try_from(FILE_PART_LENGTH).unwrap_or(usize::MAX);
         for from in (0..given.len()).step_by(length) {
             let piece = given.slice(from..from.saturating_add(length).min(given.len()));
-            comparison.add(self, &piece).await?;
+            comparison.add(&self.reads, &piece).await?;
         }
         Ok(comparison.same())
     }

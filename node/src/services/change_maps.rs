@@ -6,7 +6,7 @@
 
 use super::archive::{Read, current_database};
 use super::joined;
-use crate::Node;
+use crate::archive::Archive;
 use crate::budget::Held;
 use crate::refs;
 use bytes::Bytes;
@@ -15,30 +15,16 @@ use pgmesh_postgres::{PgVersion, SegmentName, SegmentSize, WalFileName};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ChangeMaps, ChangeMapsReply, ExitCode, Failure, MESSAGE_LIMIT, PushSegment};
 use pgmesh_raft::{Database, ObjectRef, Server, View};
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{Codec, Digest, DigestSuite, FILE_PART_LENGTH, FilePart, Payload, PayloadError, StanzaName};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
+use std::time::Duration;
+use tokio::time::Instant;
 
-/// Maps that are made at once.
-const AT_ONCE: usize = 2;
 /// After so long an answer is given with what there is, so that an asker whose maps must be made sees that it goes on.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The bytes of maps in one answer; the rest of a message is for what is around them.
 const ANSWER_LIMIT: usize = MESSAGE_LIMIT - (256 << 10);
-
-/// What bounds the making of maps.
-pub(crate) struct Mapping {
-    permits: Arc<Semaphore>,
-}
-
-impl Default for Mapping {
-    fn default() -> Self {
-        Self {
-            permits: Arc::new(Semaphore::new(AT_ONCE)),
-        }
-    }
-}
 
 /// A segment that is being pushed, as far as a map is made of it.
 pub(crate) struct MapSource {
@@ -92,14 +78,14 @@ struct Made<'m> {
     of: Digest,
 }
 
-impl Node {
+impl Archive {
     /// Makes the map of a segment that was pushed, in the background; not when others are being made, as memory is held
     /// until it is done.
     pub(crate) fn map_later(self: Arc<Self>, source: MapSource) {
-        let Ok(permit) = self.mapping.permits.clone().try_acquire_owned() else {
+        let Ok(permit) = self.maps_at_once.clone().try_acquire_owned() else {
             return;
         };
-        tokio::spawn(async move {
+        tasks::spawn("mapping a segment", async move {
             let (file, stanza) = (WalFileName::Map(source.name), source.push.stanza.clone());
             if let Err(failure) = self.map_pushed(source).await {
                 tracing::warn!(%stanza, %file, error = %failure, "a change map was not kept");
@@ -110,7 +96,7 @@ impl Node {
 
     /// Keeps the map of a segment that came in parts, in the background.
     pub(crate) fn keep_map_later(self: Arc<Self>, push: PushSegment, map: SegmentMap) {
-        tokio::spawn(async move {
+        tasks::spawn("mapping a large segment", async move {
             let (file, stanza) = (WalFileName::Map(map.name()), push.stanza.clone());
             if let Err(failure) = self.keep_pushed(push, map).await {
                 tracing::warn!(%stanza, %file, error = %failure, "a change map was not kept");
@@ -123,7 +109,7 @@ impl Node {
             return Ok(());
         };
         let (suite, of) = (self.suite(), push.payload.digest);
-        let packed = tokio::task::spawn_blocking(move || packed(map, suite)).await;
+        let packed = tasks::blocking("packing a change map", move || packed(map, suite)).await;
         let (map, payload) =
             packed.map_err(|error| Failure::new(ExitCode::Assert, "making a change map").because(error))??;
         self.keep(&wanted, Made { map: &map, payload, of }).await
@@ -224,7 +210,7 @@ impl Node {
         let Some(known) = refs::known(view, &object)?.filter(|_| !is_unknown) else {
             return Ok(None);
         };
-        let source = self.read_known(&object, &known, &[]).await?;
+        let source = self.reads.read_known(&object, &known, &[]).await?;
         // A map is short: no thread of its own is needed to look at it.
         let bytes = source
             .payload
@@ -268,7 +254,7 @@ impl Node {
         let Some(known) = refs::known(view, &object)?.filter(|_| !is_unknown) else {
             return Ok(None);
         };
-        let permit = self.mapping.permits.acquire().await;
+        let permit = self.maps_at_once.acquire().await;
         let _permit = permit.map_err(|error| Failure::new(ExitCode::Assert, "making a change map").because(error))?;
         // As it is stored, decrypted, and plain.
         let size = u64::from(wanted.database.segment_size.bytes());
@@ -280,7 +266,7 @@ impl Node {
             .budget
             .hold(known.stored_length.saturating_mul(2).saturating_add(size))
             .await;
-        let source = self.read_known(&object, &known, &[]).await?;
+        let source = self.reads.read_known(&object, &known, &[]).await?;
         let of = source.payload.digest;
         let (map, payload) = self.map(wanted, source.payload).await?;
         Ok(Some((map, payload, of)))
@@ -300,8 +286,8 @@ impl Node {
         let mut hasher = suite.hasher();
         let abnormal = |error| Failure::new(ExitCode::Assert, "making a change map").because(error);
         for part in FilePart::all(of) {
-            let (payload, _) = self.read_part(object, &known.of_part(part), &[]).await?;
-            let fed = tokio::task::spawn_blocking(move || {
+            let (payload, _) = self.reads.read_part(object, &known.of_part(part), &[]).await?;
+            let fed = tasks::blocking("mapping a piece", move || {
                 let plain = payload.open(suite)?;
                 hasher.update(&plain);
                 mapper.feed(&plain);
@@ -314,7 +300,7 @@ impl Node {
         if hasher.finalize() != known.digest {
             return Err(Failure::new(ExitCode::Checksum, format!("{name} is damaged")));
         }
-        let packed = tokio::task::spawn_blocking(move || packed(mapper.finish(), suite)).await;
+        let packed = tasks::blocking("packing a change map", move || packed(mapper.finish(), suite)).await;
         let (map, payload) = packed.map_err(abnormal)??;
         Ok((map, payload, known.digest))
     }
@@ -322,7 +308,9 @@ impl Node {
     async fn map(&self, wanted: &Wanted, segment: Payload) -> Result<(SegmentMap, Payload), Failure> {
         let (name, size, version) = (wanted.name, wanted.database.segment_size, wanted.version());
         let suite = self.suite();
-        let made = tokio::task::spawn_blocking(move || make(name, size, version, &segment, suite));
+        let made = tasks::blocking("making a change map", move || {
+            make(name, size, version, &segment, suite)
+        });
         made.await
             .map_err(|error| Failure::new(ExitCode::Assert, "making a change map").because(error))?
     }

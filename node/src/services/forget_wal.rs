@@ -9,6 +9,7 @@ use crate::services::stanza::{RECENT_PUSH_SECONDS, current};
 use pgmesh_postgres::{TimelineId, WalFileName};
 use pgmesh_protocol::{ExitCode, Failure, ForgetWal, ForgottenTimeline, ForgottenWal};
 use pgmesh_raft::{CatalogError, Command, Database, LogIndex, Refusal, StanzaRecord, View, limits};
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{BackupLabel, StanzaName};
 
 /// So many backups are named.
@@ -78,7 +79,7 @@ impl Node {
     async fn plan(&self, forget: &ForgetWal, from: WalFileName) -> Result<Plan, Failure> {
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let stanza = forget.stanza.clone();
-        tokio::task::spawn_blocking(move || plan(&view, &stanza, from))
+        tasks::blocking("planning what WAL is forgotten", move || plan(&view, &stanza, from))
             .await
             .map_err(|error| Failure::new(ExitCode::Assert, "planning what is forgotten").because(error))?
     }

@@ -1,6 +1,6 @@
 //! Getting WAL.
 
-use crate::Node;
+use crate::archive::Archive;
 use crate::refs;
 use crate::wal_holes::descents_of;
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use pgmesh_raft::{Database, ObjectRef, Refusal, StanzaRecord, View};
 use pgmesh_storage::{FilePart, RepoKey, StanzaName};
 use std::sync::Arc;
 
-impl Node {
+impl Archive {
     /// Reads one WAL file, or says where its parts are. "Never archived" is the answer of a linearizable read
     /// (invariant 7).
     pub(crate) async fn get_segment(self: &Arc<Self>, get: GetSegment) -> Result<Got, Failure> {
@@ -86,7 +86,7 @@ impl Node {
             };
             return Ok(Got::Parts(file));
         }
-        let source = self.read_known(&object, &known, &avoid).await?;
+        let source = self.reads.read_known(&object, &known, &avoid).await?;
         let reply = SegmentReply::Found {
             payload: source.payload.head(),
             repo: source.repo.get(),
@@ -105,7 +105,7 @@ impl Node {
         if doubted.is_empty() {
             return avoid;
         }
-        let doubt = self.doubt_once(object, known, &doubted);
+        let doubt = self.reads.doubt_once(object, known, &doubted);
         avoid.extend(doubted);
         let is_another = |repo: &RepoKey| {
             let place = self.repositories.place(*repo);
@@ -127,7 +127,7 @@ impl Node {
         part: FilePart,
     ) -> Result<(SegmentPart, Option<Bytes>), Failure> {
         let known = file.known.of_part(part);
-        let (payload, repo) = self.read_part(&file.object, &known, &file.avoid).await?;
+        let (payload, repo) = self.reads.read_part(&file.object, &known, &file.avoid).await?;
         let head = SegmentPart {
             payload: payload.head(),
             repo: repo.get(),

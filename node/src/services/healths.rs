@@ -40,11 +40,14 @@ impl Node {
 
     /// The hosts whose WAL is refused, by the accounts of the nodes that answer soon.
     pub(super) async fn all_stuck(&self, may_know: impl Fn(&StanzaName) -> bool) -> Vec<StuckArchiver> {
+        stuck_of(&self.glance().await, may_know)
+    }
+
+    /// The accounts of all nodes that answer soon.
+    pub(super) async fn glance(&self) -> Vec<NodeStatus> {
         let nodes = self.list_nodes().unwrap_or_default();
         let accounts = nodes.iter().map(|node| self.account_of(&node.name, GLANCE_LIMIT));
-        let told = join_all(accounts).await.into_iter().flatten().flat_map(|own| own.stuck);
-        let known = told.filter(|stuck| stuck.stanza.parse().is_ok_and(|stanza| may_know(&stanza)));
-        pgmesh_protocol::merged(&known.collect::<Vec<_>>())
+        join_all(accounts).await.into_iter().flatten().collect()
     }
 
     /// The nodes that reach a shared repository, or declare it, and how it does there.
@@ -127,6 +130,13 @@ impl Node {
             }
         }
     }
+}
+
+/// The hosts whose WAL is refused, by these accounts.
+pub(super) fn stuck_of(accounts: &[NodeStatus], may_know: impl Fn(&StanzaName) -> bool) -> Vec<StuckArchiver> {
+    let told = accounts.iter().flat_map(|own| &own.stuck);
+    let is_known = |stuck: &&StuckArchiver| stuck.stanza.parse().is_ok_and(|stanza| may_know(&stanza));
+    pgmesh_protocol::merged(told.filter(is_known))
 }
 
 fn undeclared(node: &str) -> HealthInfo {

@@ -1,13 +1,14 @@
 //! What `info` and `check` ask.
 
 use crate::Node;
-use crate::garbage::never_deletes;
+use crate::janitor::garbage::never_deletes;
+use crate::services::healths::stuck_of;
 use pgmesh_postgres::WalFileName;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{
     ArchiveInfo, ArchiveStatus, BackupInfo, DatabaseInfo, DebtInfo, ExitCode, Failure, GetInfo, HealthInfo,
     HolesReport, InfoCursor, KeptInfo, LostReport, MESSAGE_LIMIT, MeshInfo, RepositoryInfo, SegmentPresence,
-    StanzaInfo, now_unix,
+    StanzaInfo, WorkerAlarm, now_unix,
 };
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::{BackupRecord, Refusal, RepositoryRecord, StanzaRecord, View};
@@ -36,18 +37,25 @@ impl Node {
         let is_asked = |name: &StanzaName| ask.stanza.as_ref().is_none_or(|only| only == name) && peer.may_use(name);
         let (lost, holes) = match &ask.after {
             None => (
-                self.lost_report(&view, is_asked).await?,
-                self.holes(&view, ask.stanza.as_ref(), is_asked).await?,
+                self.janitor.lost_report(&view, is_asked).await?,
+                self.archive.holes(&view, ask.stanza.as_ref(), is_asked).await?,
             ),
             Some(_) => (LostReport::default(), HolesReport::default()),
         };
-        let stuck = match &ask.after {
-            None => self.all_stuck(is_asked).await,
+        let accounts = match &ask.after {
+            None => self.glance().await,
             Some(_) => Vec::new(),
         };
+        let workers = accounts.iter().flat_map(|own| own.workers.iter().cloned());
+        // The text of a panic may name stanzas that the asker may not know.
+        let workers = workers.map(|alarm| WorkerAlarm {
+            why: String::new(),
+            ..alarm
+        });
         Ok(MeshInfo {
             lost,
-            stuck,
+            stuck: stuck_of(&accounts, is_asked),
+            workers: workers.collect(),
             holes,
             mesh_id: self.mesh_id().to_string(),
             node: self.settings.name.clone(),

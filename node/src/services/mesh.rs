@@ -3,7 +3,7 @@
 use super::healths::{Accounts, place_of};
 use super::session::session_states;
 use crate::Node;
-use crate::links::{Lane, LinkError, Whom};
+use crate::links::{Lane, LinkError, Recipient};
 use crate::services::info::{debt_info, kept_info};
 use futures::future::join_all;
 use pgmesh_protocol::failure::chain;
@@ -128,7 +128,7 @@ impl Node {
         let request = MayLeave { node_id };
         let answer = self
             .links
-            .call(&Whom::Named(name), Lane::Data, &request, LEADER_LIMIT)
+            .call(&Recipient::Named(name), Lane::Data, &request, LEADER_LIMIT)
             .await;
         Ok(answer?)
     }
@@ -185,9 +185,10 @@ impl Node {
             repositories: repositories.collect(),
             trouble: status.trouble(),
             began_anew: self.old_catalog(),
-            sessions: self.quiet_sessions(),
+            sessions: self.backups.quiet_sessions(),
             session_timeout: self.settings.sessions.timeout.as_secs(),
-            stuck: self.stuck_archivers(),
+            stuck: self.archive.stuck_archivers(),
+            workers: self.supervisor.alarms(self.name.as_str()),
             skipped: status.skipped,
             failure: status.failure.map(|why| shortened(why, limits::REASON)),
         }
@@ -222,8 +223,8 @@ impl Node {
             level: self.catalog.view().levels()?.current,
             next_voters: self.next_voters(&nodes),
             round_trips: trips,
-            lost: self.lost_report(&view, |_| true).await?,
-            holes: self.holes(&view, None, |_| true).await?,
+            lost: self.janitor.lost_report(&view, |_| true).await?,
+            holes: self.archive.holes(&view, None, |_| true).await?,
             repositories,
             sessions,
             sessions_open,
@@ -290,12 +291,12 @@ impl Node {
     }
 
     async fn ask_within(&self, name: &NodeName, limit: Duration) -> Result<NodeStatus, LinkError> {
-        let whom = Whom::Named(name.clone());
+        let whom = Recipient::Named(name.clone());
         self.links.call(&whom, Lane::Data, &GetNodeStatus, limit).await
     }
 
     async fn round_trip_to(&self, name: &str) -> Option<u64> {
-        let trip = self.links.round_trip(&Whom::Named(name.parse().ok()?)).await?;
+        let trip = self.links.round_trip(&Recipient::Named(name.parse().ok()?)).await?;
         u64::try_from(trip.as_micros()).ok()
     }
 }

@@ -29,12 +29,11 @@ mod verify;
 mod verify_mesh;
 mod whole;
 
-pub(crate) use admin::CERTIFICATE_VALIDITY;
-pub(crate) use archive::{branches_of, claimed_object, current_database, joined, unexpected};
+pub(crate) use archive::{branches_of, claimed_object, current_database, joined};
 pub(crate) use backup::backup_record;
-pub(crate) use change_maps::{MapSource, Mapping};
+pub(crate) use change_maps::MapSource;
 pub(crate) use choosing::clusters_of;
-pub(crate) use doubts::Doubts;
+pub(crate) use doubts::{DOUBTED_AT_ONCE, Doubted, Doubts};
 pub(crate) use get_segment::{Got, PartedFile};
 pub(crate) use push_parts::PushPartsError;
 pub(crate) use whole::{Again, Checked, LookedUp, Patience, Thin, Whole, look_again};

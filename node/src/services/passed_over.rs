@@ -3,7 +3,7 @@
 //! The catalog counts such a replica as good. It must hear that it is bad before it is told of the new object, or it
 //! would keep the bad one and throw the good one away.
 
-use crate::Node;
+use crate::reads::Reads;
 use crate::repositories::{BadReplica, Written};
 use pgmesh_protocol::Failure;
 use pgmesh_raft::apply::Base;
@@ -44,7 +44,7 @@ pub(super) fn passed_over<B: Base>(
     Ok(bad.collect())
 }
 
-impl Node {
+impl Reads {
     /// Reports the replicas that these writes have passed over. Says whether what was written in their place counts; if
     /// it does not, it lies under a name that may have been used and forgotten before (decision 18), and is written
     /// again under the name that the debt asks for.

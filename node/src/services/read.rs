@@ -1,20 +1,21 @@
 //! Reading objects that the catalog knows, and telling it of replicas that are bad.
 
-use crate::Node;
+use crate::reads::Reads;
 use crate::refs::{self, Known};
-use crate::repositories::{BadReplica, Place, SlotError, Source};
+use crate::repositories::{BadReplica, RepositoryRoute, SlotError, Source};
 use bytes::Bytes;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{
     CHUNK_BODY_LIMIT, ChunkReply, ExitCode, Failure, GetChunk, GetManifest, GetPieces, PIECES_LIMIT, PayloadHead,
 };
 use pgmesh_raft::{Catalog, Claim, Command, DebtReason, ObjectRef, Refusal, Replica, limits};
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{Codec, Digest, DigestSuite, FilePart, Payload, PayloadError, RepoKey};
 
 /// Memory that a chunk of the usual size takes: compressed, decrypted, and plain.
 const USUAL_CHUNK: u64 = 3 << 20;
 
-impl Node {
+impl Reads {
     /// Reads a known object from its best replica; bad ones on the way are reported (invariant 6).
     pub(crate) async fn read_known(
         &self,
@@ -83,7 +84,13 @@ impl Node {
     }
 
     /// Whether all parts of a file in one repository are the file: the tag of each says nothing of the whole.
-    async fn check_parts(&self, place: &Place, known: &Known, of: u16, replica: Replica) -> Result<bool, SlotError> {
+    async fn check_parts(
+        &self,
+        place: &RepositoryRoute,
+        known: &Known,
+        of: u16,
+        replica: Replica,
+    ) -> Result<bool, SlotError> {
         let mut hasher = self.suite().hasher();
         for part in FilePart::all(of) {
             let payload = place.get(&known.name.of_part(part), replica.generation).await?;
@@ -128,7 +135,7 @@ impl Node {
         loop {
             let Source { payload, repo, .. } = self.read_chunk(get.digest, &avoid).await?;
             let (suite, ranges) = (self.suite(), get.ranges.clone());
-            let cut = tokio::task::spawn_blocking(move || cut(&payload, suite, &ranges)).await;
+            let cut = tasks::blocking("cutting a chunk", move || cut(&payload, suite, &ranges)).await;
             match cut.map_err(|error| Failure::new(ExitCode::Assert, "cutting a chunk").because(error))? {
                 Ok(pieces) => {
                     let payload = pieces?;
@@ -256,7 +263,7 @@ fn cut(payload: &Payload, suite: DigestSuite, ranges: &[(u32, u32)]) -> Result<R
 mod tests {
     use crate::SessionTimes;
     use crate::refs;
-    use crate::repositories::Place;
+    use crate::repositories::RepositoryRoute;
     use crate::testing::{SUITE, TestNode, stanza};
     use pgmesh_protocol::{ExitCode, GetPieces};
     use pgmesh_raft::ObjectRef;
@@ -278,13 +285,13 @@ mod tests {
         .await;
         let first = known();
         let replica = first.replicas[0];
-        site.node.doubt(&object, &first, &[replica.repo]).await;
+        site.node.reads.doubt(&object, &first, &[replica.repo]).await;
         assert_eq!(
             known().replicas,
             [replica],
             "one that is right stays, whoever doubts it"
         );
-        let Ok(Place::Here(slot)) = site.node.repositories.place(replica.repo) else {
+        let Ok(RepositoryRoute::Here(slot)) = site.node.repositories.place(replica.repo) else {
             panic!("the node has no repository of its own");
         };
         let repository = slot.repository().unwrap();

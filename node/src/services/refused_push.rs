@@ -1,12 +1,12 @@
 //! What a server is told whose WAL is refused (invariant 12): who was seen where, where the two part, and the one
 //! command that goes on in each case.
 
-use crate::Node;
+use crate::archive::Archive;
 use pgmesh_postgres::{Lsn, WalFileName};
 use pgmesh_protocol::{Failure, PushSegment, utc};
 use pgmesh_raft::{Database, Refusal, View};
 
-impl Node {
+impl Archive {
     /// Adds to a refusal what is known of the other server. `parting` is the first position at which the two contents
     /// differ, where they were compared.
     pub(super) fn explained(

@@ -1,7 +1,7 @@
 //! Repositories that are lost with their disks, or given up.
 
 use crate::Node;
-use crate::links::{Lane, Whom};
+use crate::links::{Lane, Recipient};
 use crate::repositories::There;
 use crate::settings::effective_ack;
 use pgmesh_protocol::{ExitCode, Failure, ReplaceRepository, Replaced};
@@ -33,7 +33,7 @@ impl Node {
             let request = ReplaceRepository { repo };
             return Ok(self
                 .links
-                .call(&Whom::Named(host), Lane::Data, &request, REPLACE_LIMIT)
+                .call(&Recipient::Named(host), Lane::Data, &request, REPLACE_LIMIT)
                 .await?);
         }
         let slot = self.own_slot(repo)?.clone();

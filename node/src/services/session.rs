@@ -1,7 +1,7 @@
 //! Sessions of restores, and ending sessions by hand.
 
 use super::backup::random_key;
-use crate::Node;
+use crate::backups::Backups;
 use crate::sessions::{ConnectionNumber, holder_words};
 use pgmesh_protocol::{BeginRestore, ExitCode, Failure, RestoreBegun, SessionStatus};
 
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 /// How many open sessions a status names, the oldest ones.
 const NAMED: usize = 100;
 
-impl Node {
+impl Backups {
     /// Opens a session for a restore. Whether the stanza exists is not looked at: the restore finds out.
     pub(crate) async fn begin_restore(
         &self,
@@ -77,7 +77,7 @@ impl Node {
     }
 }
 
-impl Node {
+impl Backups {
     /// How long each session that this node keeps alive for a client has been without progress, in seconds.
     pub(crate) fn quiet_sessions(&self) -> Vec<(u64, u64)> {
         let quiet = self.clients.quiet(self.running.now()).into_iter();

@@ -3,7 +3,8 @@
 use crate::Node;
 use crate::rebuild::UNKNOWN_WRITER;
 use crate::refs;
-use crate::services::{claimed_object, unexpected};
+use crate::replies::unexpected;
+use crate::services::claimed_object;
 use crate::settings::effective_ack;
 use pgmesh_postgres::WalFileName;
 use pgmesh_protocol::{
@@ -256,7 +257,7 @@ impl Node {
             self.catalog.propose(actor, command).await?;
         }
         match set.ends_sessions {
-            true => self.terminate_sessions_of(actor, set.stanza.as_ref()).await,
+            true => self.backups.terminate_sessions_of(actor, set.stanza.as_ref()).await,
             false => Ok(0),
         }
     }
@@ -308,7 +309,7 @@ impl Node {
                 other => return Err(unexpected(&other)),
             }
         }
-        let Collected { deleted, kept } = self.collect_garbage_anywhere().await;
+        let Collected { deleted, kept } = self.janitor.collect_garbage_anywhere().await;
         Ok(DeletedStanza { deleted, kept })
     }
 }

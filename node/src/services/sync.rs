@@ -1,13 +1,15 @@
 //! `repo-sync`: a repository gets all that the others have, and whoever asks is told how far it is.
 
 use crate::Node;
-use crate::repositories::Place;
+use crate::core::Core;
+use crate::repositories::RepositoryRoute;
 use crate::services::info::debt_info;
 use pgmesh_protocol::{ExitCode, Failure, SyncEvent};
 use pgmesh_raft::{Command, Reply};
 use pgmesh_storage::RepoKey;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 /// How often it is told what is still owed.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -68,6 +70,24 @@ impl Node {
         }
     }
 
+    async fn why_stuck(&self, repo: RepoKey) -> Failure {
+        let failure = Failure::new(
+            ExitCode::RepoInvalid,
+            format!("what repo{repo} owes has not become less for a minute"),
+        )
+        .remedy("'pgmesh status' says what is wrong with it, or with those that it would be filled from; the repair goes on by itself");
+        match self.repositories.place(repo) {
+            Ok(RepositoryRoute::There(slot)) => match self.ask_node(&slot.host).await {
+                Ok(_) => failure,
+                Err(error) => failure.because(error),
+            },
+            Ok(RepositoryRoute::Here(_)) => failure,
+            Err(why) => failure.because(why),
+        }
+    }
+}
+
+impl Core {
     /// What was known before the repository was registered is owed to it step by step; a step may be taken by any node.
     /// So is one of a replacement or a removal that is under way.
     pub(crate) async fn finish_backfill(&self, repo: RepoKey) -> Result<(), Failure> {
@@ -86,21 +106,5 @@ impl Node {
             }
         }
         Ok(())
-    }
-
-    async fn why_stuck(&self, repo: RepoKey) -> Failure {
-        let failure = Failure::new(
-            ExitCode::RepoInvalid,
-            format!("what repo{repo} owes has not become less for a minute"),
-        )
-        .remedy("'pgmesh status' says what is wrong with it, or with those that it would be filled from; the repair goes on by itself");
-        match self.repositories.place(repo) {
-            Ok(Place::There(slot)) => match self.ask_node(&slot.host).await {
-                Ok(_) => failure,
-                Err(error) => failure.because(error),
-            },
-            Ok(Place::Here(_)) => failure,
-            Err(why) => failure.because(why),
-        }
     }
 }

@@ -14,7 +14,7 @@ use pgmesh_protocol::{
 };
 use pgmesh_raft::{Claim, DebtReason, GarbageKey, ObjectRef, Refusal, Replica, SessionKind, StanzaRecord, View};
 use pgmesh_storage::{
-    BackupLabel, Digest, Generation, ManifestRoot, ObjectKind, ObjectName, ObjectPath, RepoKey, Repository, StanzaName,
+    BackupLabel, Digest, Generation, ObjectKind, ObjectName, ObjectPath, RepoKey, Repository, StanzaName,
 };
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -105,30 +105,6 @@ impl Node {
         // A view of its own: what was found has been reported, and debts may have been paid meanwhile.
         verification.stanzas(&view, &slots).await?;
         Ok(verification.summary)
-    }
-
-    /// A backup's manifest root, read and checked; `None` when the catalog does not know it (any more).
-    pub(crate) async fn manifest_root(
-        &self,
-        view: &View,
-        stanza: &StanzaName,
-        label: &BackupLabel,
-    ) -> Result<Option<ManifestRoot>, Failure> {
-        let object = ObjectRef::Manifest {
-            stanza: stanza.clone(),
-            label: label.clone(),
-        };
-        let Some(known) = refs::known(view, &object)? else {
-            return Ok(None);
-        };
-        let source = self.read_known(&object, &known, &[]).await?;
-        let plain = source
-            .payload
-            .open(self.suite())
-            .map_err(|error| Failure::new(ExitCode::Checksum, format!("{object} is damaged")).because(error))?;
-        ManifestRoot::decode(&plain)
-            .map(Some)
-            .map_err(|error| Failure::new(ExitCode::Format, format!("{object} is not understood")).because(error))
     }
 }
 
@@ -437,7 +413,7 @@ impl Verification<'_> {
             missing,
             what: what.to_owned(),
         };
-        self.node.report_bad(object, &[bad]).await;
+        self.node.reads.report_bad(object, &[bad]).await;
     }
 
     fn stanza_rows(&self, view: &View) -> Result<Vec<(StanzaName, StanzaRecord)>, Failure> {
@@ -487,11 +463,11 @@ impl Verification<'_> {
             label: label.clone(),
         };
         self.hold_against(&object, slots, &mut broken)?;
-        match self.node.manifest_root(view, stanza, label).await {
+        match self.node.reads.manifest_root(view, stanza, label).await {
             Ok(Some(root)) => {
                 for part in &root.parts {
                     self.hold_against(&ObjectRef::Chunk(part.digest), slots, &mut broken)?;
-                    match self.node.chunks_of_part(view, part.digest).await {
+                    match self.node.reads.chunks_of_part(view, part.digest).await {
                         Ok(digests) => {
                             for digest in digests {
                                 self.hold_against(&ObjectRef::Chunk(digest), slots, &mut broken)?;

@@ -3,8 +3,8 @@
 
 use super::verify::VerifySink;
 use crate::Node;
-use crate::links::{Lane, LinkError, Whom, receive};
-use crate::repositories::Place;
+use crate::links::{Lane, LinkError, Recipient, receive};
+use crate::repositories::RepositoryRoute;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{
     ExitCode, Failure, Finding, FindingKind, HealthInfo, NAMED, VerifyEvent, VerifyRequest, VerifySummary,
@@ -140,7 +140,7 @@ impl Node {
     /// One node that has a shared repository open: this one, else the first that says so.
     async fn verifier_of(&self, key: RepoKey) -> Result<NodeName, String> {
         let place = self.repositories.place(key)?;
-        if matches!(place, Place::Here(_)) {
+        if matches!(place, RepositoryRoute::Here(_)) {
             return Ok(self.name.clone());
         }
         let reaching = self.catalog.view().reaching(key).map_err(|error| chain(&error))?;
@@ -177,7 +177,7 @@ impl Node {
         request: VerifyRequest,
         sender: &mpsc::Sender<(usize, VerifyEvent)>,
     ) -> Result<(), LinkError> {
-        let whom = Whom::Named(host.clone());
+        let whom = Recipient::Named(host.clone());
         let mut stream = self.links.ask(&whom, Lane::Data, &request, None).await?;
         loop {
             let event = receive::<VerifyRequest>(&mut stream, &whom).await?;

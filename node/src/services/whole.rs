@@ -7,7 +7,8 @@ use pgmesh_raft::apply::Base;
 use pgmesh_raft::{ChunkRecord, CondemnedChunk, LogIndex, SessionId, View};
 use pgmesh_storage::{Digest, RepoKey};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// How many missing chunks one answer names.
 const MISSING_NAMED: usize = 1000;

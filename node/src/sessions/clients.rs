@@ -4,9 +4,10 @@
 //! A session outlives its connection for a while: its holder may come back, here or through another node, and go on.
 
 use super::own::insist;
-use crate::Node;
+use crate::backups::Backups;
 use pgmesh_protocol::{ExitCode, Failure, ResumeSession};
 use pgmesh_raft::{CatalogError, Command, LogIndex, Refusal, Reply, SessionId, SessionKind};
+use pgmesh_runtime::tasks;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -58,14 +59,14 @@ struct Inner {
 
 /// A request of a connection, while it is served.
 pub(crate) struct Serving<'a> {
-    node: &'a Node,
+    backups: &'a Backups,
     connection: ConnectionNumber,
 }
 
 impl Drop for Serving<'_> {
     fn drop(&mut self) {
-        let now = self.node.running.now();
-        if let Some(connection) = self.node.clients.lock().connections.get_mut(&self.connection) {
+        let now = self.backups.running.now();
+        if let Some(connection) = self.backups.clients.lock().connections.get_mut(&self.connection) {
             connection.serving = connection.serving.saturating_sub(1);
             connection.served = now;
         }
@@ -258,13 +259,16 @@ pub(crate) struct Terms {
     pub(crate) connection: ConnectionNumber,
 }
 
-impl Node {
+impl Backups {
     /// A request of a client's connection is served for as long as the guard lives: its session makes progress.
     pub(crate) fn serving(&self, connection: ConnectionNumber) -> Serving<'_> {
         if let Some(known) = self.clients.lock().connections.get_mut(&connection) {
             known.serving += 1;
         }
-        Serving { node: self, connection }
+        Serving {
+            backups: self,
+            connection,
+        }
     }
 
     /// Opens a session for a client, under a connection.
@@ -279,7 +283,7 @@ impl Node {
         let opening = self.sessions.opening();
         let session = match self.catalog.propose_as(actor, opening.request, open).await? {
             Reply::Session(session) => session,
-            other => return Err(crate::services::unexpected(&other)),
+            other => return Err(crate::replies::unexpected(&other)),
         };
         let terms = Terms {
             ack,
@@ -338,7 +342,7 @@ impl Node {
             }
             Ok(other) => {
                 self.clients.release(session, resume.turn);
-                Err(crate::services::unexpected(&other))
+                Err(crate::replies::unexpected(&other))
             }
             // The client asks again, by the connection that it uses now.
             Err(CatalogError::Refused(moved @ Refusal::SessionMoved(_))) => {
@@ -369,7 +373,9 @@ impl Node {
             Ok(_) | Err(CatalogError::Refused(_)) => {}
             Err(_) => {
                 let (catalog, actor) = (self.catalog.clone(), actor.to_owned());
-                tokio::spawn(async move { insist(&catalog, &actor, session, command).await });
+                tasks::spawn("ending a session", async move {
+                    insist(&catalog, &actor, session, command).await
+                });
             }
         }
     }

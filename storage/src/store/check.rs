@@ -1,7 +1,8 @@
 //! Tries step by step whether a directory or bucket can hold a repository, beside the repository's own objects.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use bytes::Bytes;
 use futures::TryStreamExt;

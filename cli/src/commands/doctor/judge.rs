@@ -7,7 +7,7 @@ use super::check::{Check, OTHER};
 use super::sessions::sessions;
 use crate::commands::info::{
     HOLES_REMEDY, costs, describe_holes, describe_kept, describe_lost, describe_stuck, describe_troubles,
-    describe_uncompared, lost_remedy,
+    describe_uncompared, describe_worker, lost_remedy,
 };
 use crate::commands::status::words::{role, round_trip, unopened};
 use crate::output::{size, timestamp};
@@ -94,6 +94,7 @@ pub fn judge(seen: &Seen) -> Vec<Check> {
             checks.push(losses(status));
             checks.extend(uncompared(status));
             checks.extend(stuck_archivers(status));
+            checks.extend(workers(status));
             checks.push(holes(status));
             checks.extend(sessions(seen.answered, status));
         }
@@ -415,6 +416,20 @@ fn stuck_archivers(status: &MeshStatus) -> Vec<Check> {
                 .clone()
                 .unwrap_or_else(|| "see the log of PostgreSQL on that host".to_owned()),
         )
+    });
+    checks.collect()
+}
+
+/// Background workers that have ended unexpectedly: an error in pgmesh, which a restart of the worker may have healed.
+fn workers(status: &MeshStatus) -> Vec<Check> {
+    let remedy = "report it with the node's log; it stands here until the node is restarted";
+    let checks = status.worker_alarms().map(|alarm| {
+        let subject = format!("workers of {}", alarm.node);
+        if alarm.is_running {
+            Check::warn(subject, describe_worker(alarm), remedy)
+        } else {
+            Check::fail(subject, OTHER, describe_worker(alarm), remedy)
+        }
     });
     checks.collect()
 }

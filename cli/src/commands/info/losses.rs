@@ -1,7 +1,7 @@
 //! Losses, in sentences. Pure.
 
 use crate::output::timestamp;
-use pgmesh_protocol::{CatalogLost, LostReport, StanzaLosses, StuckArchiver};
+use pgmesh_protocol::{CatalogLost, LostReport, StanzaLosses, StuckArchiver, WorkerAlarm};
 
 /// The number of backups that a sentence names.
 const NAMED: usize = 5;
@@ -80,6 +80,28 @@ pub fn describe_stuck(stuck: &StuckArchiver) -> String {
         timestamp(stuck.since),
         stuck.file,
         stuck.why
+    )
+}
+
+/// A background worker of a node that has ended unexpectedly.
+pub fn describe_worker(alarm: &WorkerAlarm) -> String {
+    let times = match alarm.ends {
+        1 => "once".to_owned(),
+        ends => format!("{ends} times"),
+    };
+    let why = match alarm.why.as_str() {
+        "" => String::new(),
+        why => format!(": {why}"),
+    };
+    let now = if alarm.is_running {
+        "it was started again"
+    } else {
+        "it does not run"
+    };
+    format!(
+        "worker '{}' has ended unexpectedly {times} since the node's start, last at {}{why}; {now}",
+        alarm.worker,
+        timestamp(alarm.last)
     )
 }
 

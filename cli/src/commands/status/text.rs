@@ -1,7 +1,9 @@
 //! `status` for people: two tables, and a line for each trouble.
 
 use super::super::columns::{columns, or_dash};
-use super::super::info::{describe_holes, describe_kept, describe_lost, describe_stuck, describe_troubles};
+use super::super::info::{
+    describe_holes, describe_kept, describe_lost, describe_stuck, describe_troubles, describe_worker,
+};
 use super::words::{health, role, round_trip, span, state, unopened};
 use crate::output::{size, timestamp};
 use pgmesh_protocol::{AmountInfo, HealthInfo, MeshStatus, NodeInfo, NodeStatus, OrphanInfo, RepositoryStatus};
@@ -141,7 +143,9 @@ fn troubles(status: &MeshStatus) -> Vec<String> {
         let entries = own.iter().flat_map(|own| &own.skipped);
         entries.map(|entry| format!("{}: has skipped entry {entry} of the log", info.name))
     });
-    let nodes = nodes.chain(skipped).chain(stuck);
+    let workers = status.worker_alarms();
+    let workers = workers.map(|alarm| format!("{}: {}", alarm.node, one_line(&describe_worker(alarm))));
+    let nodes = nodes.chain(skipped).chain(workers).chain(stuck);
     let repositories = status.repositories.iter().flat_map(|repository| {
         let key = repository.key;
         let troubles = describe_troubles(&repository.health, &repository.debt);

@@ -2,7 +2,8 @@
 //! vote nor follow, however few the others are, and nothing that was acknowledged may be lost.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use super::harness::{Mesh, wait_until};
 use super::{note, notes, options};

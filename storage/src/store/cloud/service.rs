@@ -1,10 +1,12 @@
 //! All HTTP requests for a bucket go through this service: it adds signed headers, watches the progress, sorts
 //! failures, repeats requests within a budget, and gives a body out only when it is complete.
 
+use pgmesh_runtime::random;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -289,7 +291,7 @@ fn given_up(trouble: Trouble) -> HttpError {
 fn chance() -> u32 {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let mut bytes = [0; 4];
-    match getrandom::fill(&mut bytes) {
+    match random::fill(&mut bytes) {
         Ok(()) => u32::from_ne_bytes(bytes),
         Err(_) => {
             let count = COUNTER.fetch_add(0x9E37_79B9, Ordering::Relaxed);

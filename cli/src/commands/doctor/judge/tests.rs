@@ -244,3 +244,22 @@ fn wal_that_is_missing_fails_where_no_backup_reaches_the_present() {
     let (verdict, ..) = of(&judge(&seen(status)), "archived WAL");
     assert_eq!(verdict, Verdict::Warn);
 }
+
+#[test]
+fn a_worker_that_has_ended_is_an_alarm_and_a_failure_until_it_runs_again() {
+    let judged = |is_running| {
+        let mut status = samples::healthy();
+        status.nodes[0].1.as_mut().unwrap().workers = vec![samples::worker(is_running)];
+        of(&judge(&seen(status)), "workers of n1")
+    };
+    let (verdict, found, _) = judged(true);
+    assert_eq!(verdict, Verdict::Warn);
+    assert!(
+        found.starts_with("worker 'repair' has ended unexpectedly 2 times since the node's start, last at "),
+        "{found}"
+    );
+    assert!(found.ends_with(": it panicked: no; it was started again"), "{found}");
+    let (verdict, found, _) = judged(false);
+    assert_eq!(verdict, Verdict::Fail);
+    assert!(found.ends_with("it does not run"), "{found}");
+}

@@ -11,10 +11,10 @@
 
 pub(crate) mod collector;
 
-use crate::Node;
-use crate::links::{Lane, Whom};
-use crate::repositories::Place;
-use collector::{Fate, Ground, ask_for_kept_of, collect};
+use crate::janitor::Janitor;
+use crate::links::{Lane, Recipient};
+use crate::repositories::RepositoryRoute;
+use collector::{Deletion, Ground, ask_for_kept_of, collect};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{CollectGarbage, Collected, Failure};
 use pgmesh_raft::store::StateDb;
@@ -22,7 +22,8 @@ use pgmesh_raft::{CatalogError, Command, GarbageKey, Lead, NodeName, View};
 use pgmesh_storage::{ObjectName, RepoKey};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// How often a repository is asked for what it keeps.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(3600);
@@ -55,7 +56,7 @@ impl AskedKept {
     }
 }
 
-impl Node {
+impl Janitor {
     /// Deletes what may be deleted now, where this node leads; else nothing.
     pub async fn collect_garbage(&self) -> Result<Collected, Failure> {
         let Ok(_one_at_a_time) = self.collecting.try_lock() else {
@@ -73,7 +74,7 @@ impl Node {
     pub(crate) async fn collect_garbage_anywhere(&self) -> Collected {
         let outcome = match self.leader_name() {
             Some(leader) if leader != self.name => {
-                let leader = Whom::Named(leader);
+                let leader = Recipient::Named(leader);
                 let asked = self.links.call(&leader, Lane::Data, &CollectGarbage, COLLECTION_LIMIT);
                 asked.await.map_err(|error| chain(&error))
             }
@@ -93,10 +94,10 @@ impl Node {
     }
 
     /// Whether there is any use in asking a repository to delete something.
-    fn may_delete(&self, place: &Place) -> bool {
+    fn may_delete(&self, place: &RepositoryRoute) -> bool {
         let record = self.catalog.view().repository(place.key()).ok().flatten();
         let says_no = record.is_some_and(|record| never_deletes(&record.definition));
-        let finds_no = matches!(place, Place::Here(slot) if !slot.may_delete());
+        let finds_no = matches!(place, RepositoryRoute::Here(slot) if !slot.may_delete());
         !says_no && !finds_no
     }
 
@@ -124,7 +125,7 @@ impl Node {
     }
 }
 
-impl Ground for Node {
+impl Ground for Janitor {
     type Tables = Arc<StateDb>;
     type Lead = Lead;
 
@@ -142,16 +143,16 @@ impl Ground for Node {
         }
     }
 
-    async fn delete(&self, lead: &Lead, key: &GarbageKey, name: &ObjectName) -> Fate {
+    async fn delete(&self, lead: &Lead, key: &GarbageKey, name: &ObjectName) -> Deletion {
         // The parts of a file from the last one down, each with a patience of its own: together they may take longer
         // than one request may, and would never come to an end.
         for object in name.objects().into_iter().rev() {
             match self.delete_one(lead, key, &object).await {
-                Fate::Deleted => {}
+                Deletion::Deleted => {}
                 fate => return fate,
             }
         }
-        Fate::Deleted
+        Deletion::Deleted
     }
 
     async fn propose(&self, command: Command) -> Result<(), Failure> {
@@ -160,39 +161,39 @@ impl Ground for Node {
     }
 }
 
-impl Node {
+impl Janitor {
     /// Deletes one object of garbage, unless this node does not lead any more.
-    async fn delete_one(&self, lead: &Lead, key: &GarbageKey, name: &ObjectName) -> Fate {
+    async fn delete_one(&self, lead: &Lead, key: &GarbageKey, name: &ObjectName) -> Deletion {
         let repo = key.repo;
         let Ok(place) = self.repositories.place(repo) else {
-            return Fate::Stays;
+            return Deletion::Stays;
         };
         if !self.may_delete(&place) {
-            return Fate::Kept;
+            return Deletion::Kept;
         }
         if !lead.holds() || !place.admits() {
-            return Fate::Stays;
+            return Deletion::Stays;
         }
-        if let Place::Here(slot) = &place
+        if let RepositoryRoute::Here(slot) = &place
             && !self.is_ours(slot)
         {
-            return Fate::Stays;
+            return Deletion::Stays;
         }
         // What is sent is over, or given up, before a rescued node counts on it (`stock.rs`).
         let deleting = place.delete(lead, name, key.generation);
         let Ok(deleted) = tokio::time::timeout(self.settings.fence_timeout, deleting).await else {
-            return Fate::Stays;
+            return Deletion::Stays;
         };
         match deleted {
-            Ok(()) => Fate::Deleted,
+            Ok(()) => Deletion::Deleted,
             Err(error) if error.is_retained() => {
                 tracing::debug!(%repo, why = %chain(&error), "an object that is not needed any more is kept");
                 self.asked_kept.refused(repo, Instant::now());
-                Fate::Kept
+                Deletion::Kept
             }
             Err(error) => {
                 tracing::warn!(%repo, error = %chain(&error), "an object that is not needed any more cannot be deleted");
-                Fate::Stays
+                Deletion::Stays
             }
         }
     }
@@ -232,13 +233,13 @@ mod tests {
                 generation: Generation::FIRST,
             };
             let name = ObjectName::Chunk(digest);
-            Ground::delete(&*site.node, &lead, &key, &name).await
+            Ground::delete(&*site.node.janitor, &lead, &key, &name).await
         };
-        assert!(matches!(delete(first).await, Fate::Deleted));
+        assert!(matches!(delete(first).await, Deletion::Deleted));
         assert!(!site.has_file(first));
         site.node.catalog.shutdown().await.unwrap();
         site.wait("the end of its lead", |_| !lead.holds()).await;
-        assert!(matches!(delete(second).await, Fate::Stays));
+        assert!(matches!(delete(second).await, Deletion::Stays));
         assert!(site.has_file(second));
     }
 

@@ -7,7 +7,7 @@
 //! The same holds for a replacement or a removal whose node was stopped before it came to its end: until then the
 //! repository takes no replicas.
 
-use crate::Node;
+use crate::janitor::Janitor;
 use pgmesh_raft::RepositoryChange;
 use pgmesh_storage::RepoKey;
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use std::time::Duration;
 /// How often the leader looks.
 const PERIOD: Duration = Duration::from_secs(2);
 
-impl Node {
+impl Janitor {
     /// Takes the steps while this node leads, until it stops.
     pub async fn keep_backfilling(self: Arc<Self>) {
         let mut changes: BTreeMap<RepoKey, RepositoryChange> = BTreeMap::new();

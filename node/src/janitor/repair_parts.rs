@@ -1,13 +1,13 @@
 //! Making a replica of a file that lies in parts: one part after the other.
 
-use crate::Node;
+use crate::janitor::Janitor;
 use crate::refs::Known;
-use crate::repositories::Place;
+use crate::repositories::RepositoryRoute;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::limits::GENERATIONS_TRIED;
 use pgmesh_raft::{Claim, ObjectRef};
-use pgmesh_storage::{FILE_PART_LENGTH, FilePart, Generation, Hasher, Payload, RepoKey};
+use pgmesh_storage::{FILE_PART_LENGTH, FilePart, Generation, RepoKey};
 use std::collections::BTreeSet;
 
 /// What came of copying a file under one generation.
@@ -18,11 +18,11 @@ enum Copied {
     Beside(Generation),
 }
 
-impl Node {
+impl Janitor {
     /// Copies a file to a repository that owes it. All its parts have one generation.
     pub(crate) async fn copy_file(
         &self,
-        place: &Place,
+        place: &RepositoryRoute,
         object: &ObjectRef,
         known: &Known,
         of: u16,
@@ -43,7 +43,7 @@ impl Node {
 
     async fn copy_parts(
         &self,
-        place: &Place,
+        place: &RepositoryRoute,
         object: &ObjectRef,
         known: &Known,
         of: u16,
@@ -54,14 +54,14 @@ impl Node {
         let mut made: Option<Claim> = None;
         for part in FilePart::all(of) {
             let known_part = known.of_part(part);
-            let (payload, from) = self.read_part(object, &known_part, &[place.key()]).await?;
+            let (payload, from) = self.reads.read_part(object, &known_part, &[place.key()]).await?;
             read_from.insert(from);
-            let (payload, digested) = self.digested(payload, hasher).await?;
+            let (payload, digested) = self.reads.digested(payload, hasher).await?;
             hasher = digested;
             // Invariant 6: a set of parts is complete only when they are together the file.
             if part.is_last() && hasher.clone().finalize() != known.digest {
                 let repos: Vec<RepoKey> = read_from.into_iter().collect();
-                self.doubt(object, known, &repos).await;
+                self.reads.doubt(object, known, &repos).await;
                 return Err(Failure::new(ExitCode::Checksum, format!("{object} is damaged"))
                     .because("its parts are together another content"));
             }
@@ -77,36 +77,6 @@ impl Node {
         }
         made.map(Copied::All)
             .ok_or_else(|| Failure::new(ExitCode::Assert, format!("{object} has no parts")))
-    }
-
-    /// Reads a part of a file from its best replica. Replicas are withdrawn as a whole: when none that counts has the
-    /// part, one that was withdrawn for another part may have it.
-    pub(crate) async fn read_part(
-        &self,
-        object: &ObjectRef,
-        known: &Known,
-        avoid: &[RepoKey],
-    ) -> Result<(Payload, RepoKey), Failure> {
-        match self.read_known(object, known, avoid).await {
-            Ok(source) => Ok((source.payload, source.repo)),
-            Err(failure) => self.read_withdrawn(known).await.ok_or(failure),
-        }
-    }
-
-    /// Opens a part, and digests it with all before it.
-    pub(crate) async fn digested(&self, payload: Payload, mut hasher: Hasher) -> Result<(Payload, Hasher), Failure> {
-        let suite = self.suite();
-        let digested = tokio::task::spawn_blocking(move || {
-            let plain = payload.open(suite)?;
-            hasher.update(&plain);
-            Ok((payload, hasher))
-        });
-        let digested = digested
-            .await
-            .map_err(|error| Failure::new(ExitCode::Assert, "checking a part of a WAL file").because(error))?;
-        digested.map_err(|error: pgmesh_storage::PayloadError| {
-            Failure::new(ExitCode::Checksum, "a part of a WAL file is damaged").because(error)
-        })
     }
 }
 

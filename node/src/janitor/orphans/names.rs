@@ -8,8 +8,10 @@
 use super::Failure;
 use crate::bloom::Bloom;
 use pgmesh_raft::{ObjectRef, ReadError, View};
+use pgmesh_runtime::{random, tasks};
 use pgmesh_storage::{Digest, Generation, RepoKey, Repository, StoredName};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Bits for each name: of 200 unknown ones one is taken for known.
 const BITS: u64 = 16;
@@ -48,13 +50,13 @@ impl Names {
     /// what the repository keeps.
     pub(super) async fn read(view: &View, repository: &Repository, repo: RepoKey) -> Result<Self, Failure> {
         let mut seed = [0; 8];
-        getrandom::fill(&mut seed)
+        random::fill(&mut seed)
             .map_err(|error| Failure::new(pgmesh_protocol::ExitCode::Crypto, "no randomness").because(error))?;
         let mut names = Self::with_room(view.counters(repo)?.objects, u64::from_le_bytes(seed));
         let mut walk = Some(Walk::Chunks(None));
         while let Some(from) = walk {
             let (view, repository) = (view.clone(), repository.clone());
-            let page = tokio::task::spawn_blocking(move || {
+            let page = tasks::blocking("reading known names", move || {
                 let next = names.read_page(&view, &repository, repo, from)?;
                 Ok::<_, ReadError>((names, next))
             });

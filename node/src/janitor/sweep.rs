@@ -14,15 +14,16 @@
 //! on a backup that names it says so before its commit ([`Command::Reprieve`]). Then the manifests are read that have
 //! come since the first look, and what is still suspected is condemned (invariants 4 and 5).
 
-use crate::Node;
-use crate::services::unexpected;
+use crate::janitor::Janitor;
+use crate::replies::unexpected;
 use pgmesh_protocol::Failure;
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::{Command, LogIndex, Reply, SessionId, View};
 use pgmesh_storage::{BackupLabel, Digest, StanzaName};
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Marks kept at once: 64 MiB and a table's slack.
 const MARKS: u64 = 4 << 20;
@@ -102,7 +103,7 @@ pub(crate) fn backed_off((first, longest): (Duration, Duration), in_a_row: u32) 
     first.saturating_mul(doubled).min(longest)
 }
 
-impl Node {
+impl Janitor {
     /// Sweeps when a backup has left the catalog, and once a day, until the node stops; what has failed is tried again.
     /// The catalog tells it, so nothing hangs on who was asked to remove the backup.
     pub async fn keep_sweeping(self: Arc<Self>) {
@@ -255,10 +256,10 @@ impl Node {
                 continue;
             }
             // A backup that was removed meanwhile needs no marks; one that cannot be read stops the sweep.
-            if let Some(root) = self.manifest_root(view, &stanza, &label).await? {
+            if let Some(root) = self.reads.manifest_root(view, &stanza, &label).await? {
                 for manifest_part in &root.parts {
                     mark(&mut marks, &marking.part, &manifest_part.digest);
-                    for digest in self.chunks_of_part(view, manifest_part.digest).await? {
+                    for digest in self.reads.chunks_of_part(view, manifest_part.digest).await? {
                         mark(&mut marks, &marking.part, &digest);
                     }
                 }
@@ -391,7 +392,10 @@ mod tests {
         let begun = client.begin_backup("20260102-000000F").await.unwrap();
         let left = client.put_chunk(begun.session, &[2; 900]).await.unwrap();
         let named = client.put_chunk(begun.session, &[3; 900]).await.unwrap();
-        site.node.end_session("test", begun_id(begun.session), "given up").await;
+        site.node
+            .backups
+            .end_session("test", begun_id(begun.session), "given up")
+            .await;
 
         let view = site.node.catalog.view_linearizable().await.unwrap();
         let part = Part { number: 0, of: 1 };
@@ -400,10 +404,10 @@ mod tests {
             marked: HashSet::new(),
             part,
         };
-        site.node.mark(&view, &mut marking).await.unwrap();
+        site.node.janitor.mark(&view, &mut marking).await.unwrap();
         assert_eq!(marking.unmarked.len(), 2);
         assert_eq!(back_up(&client, "20260103-000000F", &[3; 900]).await, named);
-        assert_eq!(site.node.condemn(marking).await.unwrap(), 1);
+        assert_eq!(site.node.janitor.condemn(marking).await.unwrap(), 1);
         let chunks = site.node.catalog.view().chunks(&[kept, left, named]).unwrap();
         let is_there: Vec<bool> = chunks.iter().map(Option::is_some).collect();
         assert_eq!(is_there, [true, false, true]);
@@ -411,7 +415,7 @@ mod tests {
 
     /// A sweep's outcome: how many were condemned, and whether others were left alone.
     async fn swept(site: &TestNode) -> (u64, bool) {
-        match site.node.sweep().await.unwrap() {
+        match site.node.janitor.sweep().await.unwrap() {
             Swept::Done { condemned, held_by } => (condemned, held_by.is_some()),
             Swept::PutOff => panic!("it was put off"),
         }
@@ -428,6 +432,7 @@ mod tests {
         // The next one begins before that ends, and so on.
         let session = site.open_unknown(other_backup(&site)).await;
         site.node
+            .backups
             .end_session("test", begun_id(given_up.session), "given up")
             .await;
         assert_eq!(
@@ -439,7 +444,10 @@ mod tests {
         assert!(!there(left));
         let own = client.begin_backup("20260102-000000F").await.unwrap();
         let added = client.put_chunk(own.session, &[3; 900]).await.unwrap();
-        site.node.end_session("test", begun_id(own.session), "given up").await;
+        site.node
+            .backups
+            .end_session("test", begun_id(own.session), "given up")
+            .await;
         assert_eq!(swept(&site).await, (0, true), "it may be the running backup's");
         assert!(there(added));
         let next = site.open_unknown(other_backup(&site)).await;
@@ -456,7 +464,10 @@ mod tests {
         let killed = client.begin_backup("20260101-000000F").await.unwrap();
         let content = [2; 900];
         let chunk = client.put_chunk(killed.session, &content).await.unwrap();
-        site.node.end_session("test", begun_id(killed.session), "killed").await;
+        site.node
+            .backups
+            .end_session("test", begun_id(killed.session), "killed")
+            .await;
         // It is run again, and is told that the chunk is there.
         let label = "20260102-000000F";
         let again = client.begin_backup(label).await.unwrap();
@@ -468,14 +479,14 @@ mod tests {
         assert_eq!(client.ask(&query, None).await.unwrap(), [true]);
         assert_eq!(swept(&site).await, (1, false));
         assert!(site.node.catalog.view().chunks(&[chunk]).unwrap()[0].is_none());
-        site.node.collect_garbage().await.unwrap();
+        site.node.janitor.collect_garbage().await.unwrap();
         let (root, part) = manifest_of(label, chunk, content.len());
         client.put_chunk(again.session, &part).await.unwrap();
         assert!(matches!(
             client.commit_backup(again.session, label, &root).await,
             Ok(CommittedBackup::Committed { .. })
         ));
-        site.node.collect_garbage().await.unwrap();
+        site.node.janitor.collect_garbage().await.unwrap();
         assert!(site.node.catalog.view().chunks(&[chunk]).unwrap()[0].is_some() && site.has_file(chunk));
         assert_eq!(swept(&site).await, (0, false));
     }

@@ -33,7 +33,7 @@ fn path_of(site: &TestNode, digest: Digest, generation: u32) -> std::path::PathB
 }
 
 async fn scan(site: &TestNode) -> OrphanScan {
-    site.node.find_orphans(&slot(site)).await.unwrap();
+    site.node.janitor.find_orphans(&slot(site)).await.unwrap();
     site.node.catalog.view().orphan_scan(repo()).unwrap()
 }
 
@@ -100,7 +100,7 @@ async fn orphans_of_each_kind_go(site: &TestNode) {
         (9, 1, found.unknown)
     );
     assert_eq!(seen.discarded, Amount::default(), "they were seen once");
-    site.node.collect_garbage().await.unwrap();
+    site.node.janitor.collect_garbage().await.unwrap();
     assert_eq!(files(site).len(), known.len() + 10);
 
     // Whatever was under way then has not ended yet.
@@ -109,9 +109,10 @@ async fn orphans_of_each_kind_go(site: &TestNode) {
     assert_eq!(again.waiting.objects, 0, "it began after the first look");
     assert_eq!(again.discarded, found.unknown);
     site.node
+        .backups
         .end_session("test", pgmesh_raft::SessionId(LogIndex(begun.session)), "test")
         .await;
-    site.node.collect_garbage().await.unwrap();
+    site.node.janitor.collect_garbage().await.unwrap();
     let left: Vec<String> = files(site)
         .into_iter()
         .filter(|path| !path.ends_with("foreign"))
@@ -249,7 +250,10 @@ async fn what_is_uploaded_while_a_scan_runs_is_not_noted() {
     let client = with_a_backup(&site).await;
     let slot = slot(&site);
     let repository = slot.repository().unwrap();
-    let begun = Scan::begin(&site.node, &slot, repository).await.unwrap().unwrap();
+    let begun = Scan::begin(&site.node.janitor, &slot, repository)
+        .await
+        .unwrap()
+        .unwrap();
     let backup = client.begin_backup("20260103-000000F").await.unwrap();
     for number in 40..50 {
         client.put_chunk(backup.session, &[number; 800]).await.unwrap();
@@ -326,7 +330,7 @@ async fn where_there_is_no_room_the_next_scan_begins_at_once() {
     while leave(&site, &[number; 500], 0, ObjectName::Chunk).await.as_bytes()[0] >= 64 {
         number += 1;
     }
-    let look = async || site.node.find_orphans(&slot(&site)).await.unwrap();
+    let look = async || site.node.janitor.find_orphans(&slot(&site)).await.unwrap();
     assert!(look().await, "there was no room, and there is now");
     let waiting = || site.node.catalog.view().orphan_scan(repo()).unwrap().waiting.objects;
     // Those in the folders that came after the last one had room.
@@ -359,7 +363,7 @@ async fn where_nothing_is_deleted_nothing_is_proposed() {
 async fn one_scan_at_a_time_and_its_reads_are_part_of_the_budget() {
     let site = TestNode::start_encrypted(SessionTimes::default()).await;
     leave(&site, &[7; 500], 0, ObjectName::Chunk).await;
-    let other = site.node.finding_orphans.lock().await;
+    let other = site.node.janitor.finding_orphans.lock().await;
     let waits = tokio::time::timeout(Duration::from_millis(500), scan(&site)).await;
     assert!(waits.is_err(), "another one is under way");
     drop(other);
@@ -444,10 +448,10 @@ async fn a_node_that_drains_or_doubts_its_catalog_looks_through_nothing() {
         found_at: LogIndex(1),
     };
     let slot = slot(&site);
-    site.wait("it to have looked", Node::has_looked_lately).await;
-    assert!(site.node.scans(&slot).unwrap());
+    site.wait("it to have looked", |node| node.has_looked_lately()).await;
+    assert!(site.node.janitor.scans(&slot).unwrap());
     site.propose(Command::ReportLoss(loss)).await;
-    assert!(!site.node.scans(&slot).unwrap());
+    assert!(!site.node.janitor.scans(&slot).unwrap());
     assert_eq!(scan(&site).await.ended, None);
 }
 

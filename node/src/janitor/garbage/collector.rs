@@ -31,7 +31,7 @@ const REFUSALS: usize = 1000;
 
 /// What became of one object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum Deletion {
     /// It is not there any more.
     Deleted,
     /// The repository does not let it go.
@@ -54,7 +54,7 @@ pub(crate) trait Ground: Sync {
     fn confirm_lead(&self) -> impl Future<Output = Result<Option<Self::Lead>, Failure>> + Send;
 
     /// Deletes an object, unless this node does not lead any more.
-    fn delete(&self, lead: &Self::Lead, key: &GarbageKey, name: &ObjectName) -> impl Future<Output = Fate> + Send;
+    fn delete(&self, lead: &Self::Lead, key: &GarbageKey, name: &ObjectName) -> impl Future<Output = Deletion> + Send;
 
     /// Tells the catalog.
     fn propose(&self, command: Command) -> impl Future<Output = Result<(), Failure>> + Send;
@@ -168,7 +168,7 @@ async fn dispose_of_all<G: Ground>(
                 Some(name) => ground.delete(lead, &key, &name).await,
                 None => {
                     tracing::error!(?key, "a garbage record names no object");
-                    Fate::Stays
+                    Deletion::Stays
                 }
             };
             let since = garbage.since;
@@ -178,9 +178,9 @@ async fn dispose_of_all<G: Ground>(
     let (mut gone, mut kept) = (Vec::new(), Vec::new());
     while let Some((object, fate)) = fates.next().await {
         match fate {
-            Fate::Deleted => gone.push(object),
-            Fate::Kept => kept.push(object),
-            Fate::Stays => {}
+            Deletion::Deleted => gone.push(object),
+            Deletion::Kept => kept.push(object),
+            Deletion::Stays => {}
         }
     }
     (gone, kept)
@@ -202,9 +202,9 @@ async fn delete_chunk<G: Ground>(
             generation: replica.generation,
         };
         match ground.delete(lead, &key, &ObjectName::Chunk(digest)).await {
-            Fate::Deleted => {}
-            Fate::Kept => kept.push(key),
-            Fate::Stays => return None,
+            Deletion::Deleted => {}
+            Deletion::Kept => kept.push(key),
+            Deletion::Stays => return None,
         }
     }
     Some((condemned.chunk, kept))

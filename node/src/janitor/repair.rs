@@ -9,20 +9,21 @@
 //! When the leader changes, the old one and the new one may pay the same debt: both put the same content under the same
 //! name, where the second finds what the first has written (invariant 2), and the catalog settles the debt once.
 
-use crate::Node;
+use super::repair_lease::{Hosting, has_lease, is_due, looked_at};
+use crate::janitor::Janitor;
 use crate::refs;
-use crate::repositories::Place;
+use crate::repositories::RepositoryRoute;
 use futures::stream::{self, StreamExt};
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_protocol::{ExitCode, Failure, now_unix};
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::command::NewReplica;
 use pgmesh_raft::{Debt, ObjectRef, View};
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{Payload, RepoKey};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 /// How often the worker looks without being woken: repositories come back by themselves.
@@ -31,21 +32,6 @@ const PERIOD: Duration = Duration::from_secs(2);
 const PAGE: usize = 64;
 /// Debts of one repository that are paid at once: a store across a network takes its time for each.
 const AT_ONCE: usize = 4;
-/// Debts younger than this are left to the write that is probably still under way.
-const YOUNG_SECONDS: i64 = 2;
-
-/// Wakes the worker.
-#[derive(Clone, Default)]
-pub struct Repair {
-    notify: Arc<Notify>,
-}
-
-impl Repair {
-    /// There may be something to do.
-    pub fn wake(&self) {
-        self.notify.notify_one();
-    }
-}
 
 /// What is being worked on: a repository that is silent holds up no other.
 type Busy = Arc<Mutex<BTreeSet<RepoKey>>>;
@@ -74,14 +60,14 @@ impl Drop for Work {
     }
 }
 
-impl Node {
+impl Janitor {
     /// Pays debts until the node stops.
     pub async fn keep_repairing(self: Arc<Self>) {
         let busy = Busy::default();
         // Dropped with this worker, and with it what is under way.
         let mut tasks = JoinSet::new();
         loop {
-            let woken = self.repair.notify.notified();
+            let woken = self.repair.rung();
             if tokio::time::timeout(PERIOD, woken).await.is_ok() {
                 // Let the writes that woke us come to their own end.
                 tokio::time::sleep(Duration::from_millis(200)).await;
@@ -90,23 +76,23 @@ impl Node {
             for repo in self.debtors() {
                 if let Some(work) = Work::begin(&busy, repo) {
                     let node = self.clone();
-                    tasks.spawn(async move {
+                    tasks.spawn(tasks::named("repairing", async move {
                         // All of it, not its number alone.
                         let work = work;
                         if let Err(failure) = node.pay_all(work.repo).await {
                             tracing::warn!(repo = %work.repo, error = %failure, "debts stay");
                         }
-                    });
+                    }));
                 }
             }
             // One node decides what is deleted, and any node deletes: see `garbage`.
             if self.catalog.is_leader() {
                 let node = self.clone();
-                tasks.spawn(async move {
+                tasks.spawn(tasks::named("repairing", async move {
                     if let Err(failure) = node.collect_garbage().await {
                         tracing::warn!(error = %failure, "garbage stays");
                     }
-                });
+                }));
             }
         }
     }
@@ -114,12 +100,14 @@ impl Node {
     /// The repositories whose debts this node pays now and that owe something.
     fn debtors(&self) -> Vec<RepoKey> {
         let view = self.catalog.view();
-        let mut keys = self.repositories.keys();
-        if self.catalog.is_leader() {
-            keys.extend(view.repositories().unwrap_or_default().into_iter().map(|(key, _)| key));
-        }
-        keys.sort_unstable();
-        keys.dedup();
+        let all = || {
+            view.repositories()
+                .unwrap_or_default()
+                .into_iter()
+                .map(|(key, _)| key)
+                .collect()
+        };
+        let keys = looked_at(self.repositories.keys(), all, self.catalog.is_leader());
         let owes = |key: &RepoKey| view.debts(*key, None).next().is_some();
         keys.into_iter()
             .filter(|key| self.payer(*key).is_some() && owes(key))
@@ -127,14 +115,15 @@ impl Node {
     }
 
     /// The way to a repository whose debts are this node's to pay, if it should be written to now.
-    fn payer(&self, repo: RepoKey) -> Option<Place> {
+    fn payer(&self, repo: RepoKey) -> Option<RepositoryRoute> {
         let record = self.catalog.view().repository(repo).ok().flatten()?;
         let place = self.repositories.place(repo).ok()?;
-        let has_lease = match record.host {
-            Some(_) => matches!(place, Place::Here(_)),
-            None => self.catalog.is_leader(),
+        let hosting = match (record.host, &place) {
+            (Some(_), RepositoryRoute::Here(_)) => Hosting::Here,
+            (Some(_), RepositoryRoute::There(_)) => Hosting::Elsewhere,
+            (None, _) => Hosting::Shared,
         };
-        (has_lease && place.admits()).then_some(place)
+        (has_lease(hosting, self.catalog.is_leader()) && place.admits()).then_some(place)
     }
 
     /// One pass over a repository's debts; ends early when the repository fails, or is not this node's to pay any more.
@@ -149,9 +138,7 @@ impl Node {
                 .collect::<Result<Vec<(ObjectRef, Debt)>, _>>()?;
             let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(last.clone());
-            // A clock that was set back makes no debt young for ever.
-            let is_young = |debt: &Debt| (0..YOUNG_SECONDS).contains(&(pgmesh_protocol::now_unix() - debt.since));
-            let due = page.into_iter().filter(|(_, debt)| !is_young(debt));
+            let due = page.into_iter().filter(|(_, debt)| is_due(debt.since, now_unix()));
             stream::iter(due)
                 .for_each_concurrent(AT_ONCE, |(object, _)| async move {
                     let Some(place) = self.payer(repo) else { return };
@@ -168,27 +155,12 @@ impl Node {
 
     /// Where no good replica is left of a change map: it follows from the segment that it is of.
     async fn map_anew(&self, object: &ObjectRef, known: &refs::Known) -> Option<Payload> {
-        let map = self.map_of_archived(object).await?;
+        let map = self.archive.map_of_archived(object).await?;
         (map.digest == known.digest).then_some(map)
     }
 
-    /// Where no good replica is left: a withdrawn one may be readable after all (a bad cable, a file put back by hand).
-    pub(crate) async fn read_withdrawn(&self, known: &refs::Known) -> Option<(Payload, RepoKey)> {
-        for (repo, _) in self.catalog.view().repositories().ok()? {
-            let Ok(place) = self.repositories.place(repo) else {
-                continue;
-            };
-            if place.admits()
-                && let Ok(payload) = place.get_any_generation(&known.name).await
-            {
-                return Some((payload, repo));
-            }
-        }
-        None
-    }
-
     /// Makes one replica.
-    async fn pay(&self, place: &Place, object: &ObjectRef) -> Result<(), Failure> {
+    async fn pay(&self, place: &RepositoryRoute, object: &ObjectRef) -> Result<(), Failure> {
         // Before anything is held that others may wait for.
         let Some(known) = refs::known(&self.catalog.view(), object)? else {
             return Ok(());
@@ -211,9 +183,9 @@ impl Node {
             return Ok(());
         }
         let held = self.budget.hold(known.stored_length * 2).await;
-        let (payload, from) = match self.read_known(object, &known, &[repo]).await {
+        let (payload, from) = match self.reads.read_known(object, &known, &[repo]).await {
             Ok(source) => (source.payload, Some(source.repo)),
-            Err(failure) => match self.read_withdrawn(&known).await {
+            Err(failure) => match self.reads.read_withdrawn(&known).await {
                 Some((payload, _)) => (payload, None),
                 None => {
                     // Making a map takes more memory, which whoever holds some must not wait for.
@@ -224,7 +196,7 @@ impl Node {
         };
         let suite = self.suite();
         // Invariant 6: a replica is made only of bytes that have been checked to the digest.
-        let (payload, checked) = tokio::task::spawn_blocking(move || {
+        let (payload, checked) = tasks::blocking("checking an object", move || {
             let checked = payload.open(suite).map(drop);
             (payload, checked)
         })
@@ -232,7 +204,7 @@ impl Node {
         .map_err(|error| Failure::new(ExitCode::Assert, "checking an object").because(error))?;
         if let Err(error) = checked {
             // It is withdrawn, so that the next attempt reads another one.
-            self.doubt(object, &known, from.as_slice()).await;
+            self.reads.doubt(object, &known, from.as_slice()).await;
             return Err(Failure::new(ExitCode::Checksum, format!("{object} is damaged")).because(error));
         }
         let written = place

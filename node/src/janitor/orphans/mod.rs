@@ -15,9 +15,8 @@
 mod names;
 mod scan;
 
-use crate::Node;
-use crate::sweep::backed_off;
-use futures::future::join_all;
+use crate::janitor::Janitor;
+use crate::janitor::sweep::backed_off;
 use pgmesh_protocol::{Failure, now_unix};
 use pgmesh_raft::{NodeName, NodeRecord, NodeService, OrphanScan};
 use scan::Scan;
@@ -31,11 +30,13 @@ const LOOK: Duration = Duration::from_secs(60);
 /// The first and the longest pause after a scan that failed.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
 
-impl Node {
+impl Janitor {
     /// Looks repositories through until the node stops, one at a time. One that hangs holds the others up until its
     /// request is given up.
     pub async fn keep_finding_orphans(self: Arc<Self>) {
-        join_all(self.repositories.slots().map(|slot| self.keep_finding_orphans_in(slot))).await;
+        self.repositories
+            .keep_with_each(|slot| self.keep_finding_orphans_in(slot))
+            .await;
     }
 
     async fn keep_finding_orphans_in(&self, slot: &Slot) {

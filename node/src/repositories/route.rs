@@ -1,9 +1,9 @@
 //! A repository as this node reaches it: by itself, or through another node.
 
-use super::fanout::{Written, write_one};
 use super::remote::{RemoteSlot, write_there};
 use super::slot::{Slot, SlotError};
 use super::watch::Watch;
+use super::written::{Written, write_one};
 use pgmesh_raft::{Lead, NodeName};
 use pgmesh_storage::{Generation, ObjectName, Payload, RepoKey};
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use tokio::sync::mpsc;
 
 /// One repository.
 #[derive(Clone)]
-pub(crate) enum Place {
+pub(crate) enum RepositoryRoute {
     /// This node's own file declares it.
     Here(Arc<Slot>),
     /// Another node hosts it, or has a way there.
     There(Arc<RemoteSlot>),
 }
 
-impl Place {
+impl RepositoryRoute {
     pub fn key(&self) -> RepoKey {
         match self {
             Self::Here(slot) => slot.key,

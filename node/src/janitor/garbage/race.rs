@@ -1,6 +1,7 @@
 //! A collection and uploads of the same chunks on one real node, at the same time (invariant 5).
 
-use super::collector::{Fate, Ground, collect};
+use super::collector::{Deletion, Ground, collect};
+use crate::janitor::Janitor;
 use crate::sessions::ConnectionNumber;
 use crate::settings::Layout;
 use crate::testing::settings;
@@ -25,19 +26,19 @@ const ROUNDS: u64 = 5;
 const CONNECTION: ConnectionNumber = 1;
 
 /// The node, with a delay before each step of a collection.
-struct Slowly(Arc<Node>);
+struct Slowly(Arc<Janitor>);
 
 impl Slowly {
     async fn delay() {
         let mut byte = [0];
-        getrandom::fill(&mut byte).unwrap();
+        pgmesh_runtime::random::fill(&mut byte).unwrap();
         tokio::time::sleep(Duration::from_micros(u64::from(byte[0]) * 10)).await;
     }
 }
 
 impl Ground for Slowly {
-    type Tables = <Node as Ground>::Tables;
-    type Lead = <Node as Ground>::Lead;
+    type Tables = <Janitor as Ground>::Tables;
+    type Lead = <Janitor as Ground>::Lead;
 
     fn view(&self) -> View {
         self.0.view()
@@ -48,7 +49,7 @@ impl Ground for Slowly {
         self.0.confirm_lead().await
     }
 
-    async fn delete(&self, lead: &Self::Lead, key: &GarbageKey, name: &ObjectName) -> Fate {
+    async fn delete(&self, lead: &Self::Lead, key: &GarbageKey, name: &ObjectName) -> Deletion {
         Self::delay().await;
         self.0.delete(lead, key, name).await
     }
@@ -87,8 +88,11 @@ async fn open(node: &Node) -> SessionId {
         node: node.name.clone(),
         resume_key: None,
     };
-    node.clients.connected(CONNECTION);
-    node.open_client_session("test", command, 2, CONNECTION).await.unwrap()
+    node.backups.clients.connected(CONNECTION);
+    node.backups
+        .open_client_session("test", command, 2, CONNECTION)
+        .await
+        .unwrap()
 }
 
 /// Uploads every chunk that is not there, several at once, as a backup does.
@@ -105,7 +109,7 @@ async fn upload(node: &Arc<Node>, session: SessionId) {
             payload: payload.head(),
         };
         let held = Arc::new(node.budget.hold(4096).await);
-        node.put_chunk(put, payload.bytes.clone(), held).await.unwrap();
+        node.backups.put_chunk(put, payload.bytes.clone(), held).await.unwrap();
     });
     uploads.await;
 }
@@ -134,7 +138,7 @@ async fn chunks_that_are_uploaded_again_while_their_old_objects_are_collected_st
     upload(&node, session).await;
     for round in 0..ROUNDS {
         // The backup is killed, and a sweep condemns its chunks.
-        node.end_session("test", session, "killed").await;
+        node.backups.end_session("test", session, "killed").await;
         let chunks: Vec<_> = (0..CHUNKS).map(|number| payload(number).digest).collect();
         let suspect = Command::Suspect { chunks: chunks.clone() };
         let Reply::Suspected { since: suspected } = node.catalog.propose("test", suspect).await.unwrap() else {
@@ -144,7 +148,7 @@ async fn chunks_that_are_uploaded_again_while_their_old_objects_are_collected_st
         node.catalog.propose("test", condemn).await.unwrap();
         let collection = {
             let node = node.clone();
-            tokio::spawn(async move { collect(&Slowly(node)).await.unwrap() })
+            tokio::spawn(async move { collect(&Slowly(node.janitor.clone())).await.unwrap() })
         };
         // It is run again, while the collection is under way.
         tokio::time::sleep(Duration::from_millis(3 * round)).await;

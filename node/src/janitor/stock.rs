@@ -12,11 +12,10 @@
 //! begins when it can do so no more, twice `fence-timeout` after the mark is durable: once until it must have looked,
 //! and once for what it has sent before.
 
-use crate::Node;
 use crate::awake::Awake;
+use crate::janitor::Janitor;
 use crate::rebuild::adopt_unknown_wal;
 use crate::repositories::{Slot, Walk};
-use futures::future::join_all;
 use pgmesh_protocol::Failure;
 use pgmesh_raft::{CatalogPast, Command};
 use std::sync::Arc;
@@ -45,10 +44,12 @@ const TOLERATED: u32 = 6;
 /// The longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-impl Node {
+impl Janitor {
     /// Looks repositories through until the node stops. One that hangs holds up no other.
     pub async fn keep_taking_stock(self: Arc<Self>) {
-        join_all(self.repositories.slots().map(|slot| self.keep_taking_stock_of(slot))).await;
+        self.repositories
+            .keep_with_each(|slot| self.keep_taking_stock_of(slot))
+            .await;
     }
 
     async fn keep_taking_stock_of(&self, slot: &Slot) {
@@ -169,7 +170,7 @@ mod tests {
         // It is deleted late, by a node of the old mesh that has not looked yet.
         tokio::time::sleep(site.node.settings.fence_timeout).await;
         std::fs::remove_dir_all(&folder).unwrap();
-        let past = |node: &Node| node.catalog.view().past().unwrap();
+        let past = |node: &crate::Node| node.catalog.view().past().unwrap();
         site.wait("the comparison", |node| past(node).uncompared.is_empty())
             .await;
         assert!(
@@ -190,6 +191,6 @@ mod tests {
         assert!(!site.node.is_ours(&slot) && !site.node.has_looked_lately());
         assert!(site.node.refuse_if_taken_over().is_err());
         // It looks again by itself.
-        site.wait("it to have looked", Node::has_looked_lately).await;
+        site.wait("it to have looked", |node| node.has_looked_lately()).await;
     }
 }

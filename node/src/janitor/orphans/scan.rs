@@ -1,10 +1,11 @@
 //! One scan of a repository.
 
 use super::names::Names;
-use crate::garbage::never_deletes;
+use crate::janitor::Janitor;
+use crate::janitor::garbage::never_deletes;
+use crate::refs;
+use crate::replies::unexpected;
 use crate::repositories::{OpenRepository, Slot};
-use crate::services::unexpected;
-use crate::{Node, refs};
 use futures::StreamExt;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure};
@@ -12,6 +13,7 @@ use pgmesh_raft::command::{DiscardOrphans, NoteOrphans};
 use pgmesh_raft::{
     Command, GarbageKey, LogIndex, OrphanTally, PlacedIdentity, Reply, SessionId, SightedOrphan, View, limits,
 };
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{Digest, Generation, Listed, ObjectPath, RepoKey, Repository};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -61,7 +63,7 @@ struct Suspect {
 
 /// A scan under way.
 pub(super) struct Scan<'a> {
-    node: &'a Node,
+    janitor: &'a Janitor,
     slot: &'a Slot,
     repository: OpenRepository,
     /// The position of a linearizable view from before the first listing of the scan.
@@ -88,12 +90,12 @@ pub(super) struct Scan<'a> {
 impl<'a> Scan<'a> {
     /// Goes on with what was left unfinished, or begins a new one.
     pub(super) async fn begin(
-        node: &'a Node,
+        janitor: &'a Janitor,
         slot: &'a Slot,
         repository: OpenRepository,
     ) -> Result<Option<Self>, Failure> {
-        let view = node.catalog.view_linearizable().await.map_err(Failure::from)?;
-        if !node.scans(slot)? {
+        let view = janitor.catalog.view_linearizable().await.map_err(Failure::from)?;
+        if !janitor.scans(slot)? {
             return Ok(None);
         }
         let known = view.orphan_scan(slot.key)?;
@@ -103,7 +105,7 @@ impl<'a> Scan<'a> {
         };
         let record = view.repository(slot.key)?;
         Ok(Some(Self {
-            node,
+            janitor,
             slot,
             began,
             oldest: view.oldest_session()?,
@@ -124,7 +126,7 @@ impl<'a> Scan<'a> {
     pub(super) async fn run(mut self) -> Result<bool, Failure> {
         for number in self.from..FOLDERS {
             // It drains, another one is to do it, or the catalog is in doubt: it goes on here when that is over.
-            if !self.node.scans(self.slot)? {
+            if !self.janitor.scans(self.slot)? {
                 return Ok(false);
             }
             self.list(number).await?;
@@ -138,8 +140,8 @@ impl<'a> Scan<'a> {
             repo = %self.slot.key, unknown = found.unknown.objects, bytes = found.unknown.bytes, foreign = found.foreign,
             "this repository was looked through for objects that the catalog does not know"
         );
-        if self.node.catalog.is_leader() {
-            self.node.repair.wake();
+        if self.janitor.catalog.is_leader() {
+            self.janitor.repair.wake();
         }
         // Where nothing moves, another look is of no use.
         Ok(self.is_full && self.has_progress)
@@ -183,7 +185,7 @@ impl<'a> Scan<'a> {
                 None => self.found.foreign += u64::from(!Repository::is_left_by_check(&text)),
             }
         }
-        let unknown = self.unknown(self.node.catalog.view(), suspects).await?;
+        let unknown = self.unknown(self.janitor.catalog.view(), suspects).await?;
         self.suspects.extend(unknown);
         Ok(())
     }
@@ -191,7 +193,7 @@ impl<'a> Scan<'a> {
     /// Those of the suspects that the catalog does not know in this view, and that it can have named.
     async fn unknown(&mut self, view: View, mut suspects: Vec<Suspect>) -> Result<Vec<Suspect>, Failure> {
         let (repository, repo, names) = (self.repository.clone(), self.slot.key, self.names.clone());
-        let judging = tokio::task::spawn_blocking(move || {
+        let judging = tasks::blocking("judging names", move || {
             let mut foreign = 0;
             let mut failed = None;
             suspects.retain(|suspect| match judge(&view, &repository, repo, &names, &suspect.path) {
@@ -233,7 +235,7 @@ impl<'a> Scan<'a> {
             self.note(Some(self.from), Vec::new(), some).await?;
         }
         // What is beyond would go through the log for nothing.
-        let waiting = self.node.catalog.view().orphan_scan(self.slot.key)?.waiting.objects;
+        let waiting = self.janitor.catalog.view().orphan_scan(self.slot.key)?.waiting.objects;
         let room = limits::ORPHANS
             .saturating_sub(waiting)
             .saturating_add(gone.len() as u64);
@@ -251,7 +253,7 @@ impl<'a> Scan<'a> {
     async fn sift(&mut self) -> Result<(Vec<(String, u64)>, Vec<Suspect>), Failure> {
         let suspects = std::mem::take(&mut self.suspects);
         let is_chunk = |suspect: &Suspect| matches!(suspect.path, ObjectPath::Chunk { .. });
-        let view = self.node.catalog.view_linearizable().await.map_err(Failure::from)?;
+        let view = self.janitor.catalog.view_linearizable().await.map_err(Failure::from)?;
         if suspects.iter().any(is_chunk) && self.names.age() >= FRESH {
             // One at a time: each may take much memory.
             self.names = Arc::new(Names::none());
@@ -295,7 +297,12 @@ impl<'a> Scan<'a> {
                     let Some(orphan) = refs::orphan(&suspect.text, &suspect.path, digest) else {
                         continue;
                     };
-                    if self.node.catalog.view().may_be_assigned(&orphan.key(self.slot.key))? {
+                    if self
+                        .janitor
+                        .catalog
+                        .view()
+                        .may_be_assigned(&orphan.key(self.slot.key))?
+                    {
                         orphans.push(orphan);
                     } else {
                         self.found.foreign += 1;
@@ -317,7 +324,7 @@ impl<'a> Scan<'a> {
                 began: self.began,
                 orphans: orphans.to_vec(),
             }));
-            match self.node.catalog.propose(self.node.actor(), command).await? {
+            match self.janitor.catalog.propose(self.janitor.actor(), command).await? {
                 Reply::Discarded { objects: 0, .. } => {}
                 Reply::Discarded { objects, bytes } => {
                     self.has_progress = true;
@@ -335,8 +342,8 @@ impl<'a> Scan<'a> {
             return Ok(Content::Is(digest));
         }
         // Before anything is held that others may wait for.
-        self.node.pace.wait(self.slot.key, suspect.bytes).await;
-        let _held = self.node.budget.hold(suspect.bytes.saturating_mul(2)).await;
+        self.janitor.pace.wait(self.slot.key, suspect.bytes).await;
+        let _held = self.janitor.budget.hold(suspect.bytes.saturating_mul(2)).await;
         let path = suspect.text.clone();
         let read = self
             .slot
@@ -374,7 +381,7 @@ impl<'a> Scan<'a> {
             gone,
         };
         let command = Command::NoteOrphans(Box::new(note));
-        self.node.catalog.propose(self.node.actor(), command).await?;
+        self.janitor.catalog.propose(self.janitor.actor(), command).await?;
         Ok(())
     }
 
@@ -473,7 +480,7 @@ mod tests {
     async fn an_object_that_cannot_be_read_does_not_end_the_scan() {
         let site = TestNode::start_encrypted(SessionTimes::default()).await;
         let slot = site.node.own_slot(RepoKey::new(1).unwrap()).unwrap().clone();
-        let scan = Scan::begin(&site.node, &slot, slot.repository().unwrap()).await;
+        let scan = Scan::begin(&site.node.janitor, &slot, slot.repository().unwrap()).await;
         let scan = scan.unwrap().unwrap();
         let text = format!("chunk/00/{}", "0".repeat(64));
         let path = ObjectPath::parse(&text).unwrap();

@@ -4,7 +4,7 @@
 //! lost chunk, only the manifests say: they are read in the background, one part after the other (invariant 11), once
 //! for each set of lost chunks.
 
-use crate::Node;
+use crate::janitor::Janitor;
 use crate::past::is_taken_over;
 use pgmesh_postgres::WalFileName;
 use pgmesh_protocol::{CatalogLost, Failure, LostReport, StanzaLosses};
@@ -58,7 +58,7 @@ struct Losses {
     chunks: BTreeSet<Digest>,
 }
 
-impl Node {
+impl Janitor {
     /// Searches until the node stops.
     pub async fn keep_searching_lost(self: Arc<Self>) {
         loop {
@@ -126,14 +126,14 @@ impl Node {
         label: &BackupLabel,
         chunks: &BTreeSet<Digest>,
     ) -> Result<bool, Failure> {
-        let Some(root) = self.manifest_root(view, stanza, label).await? else {
+        let Some(root) = self.reads.manifest_root(view, stanza, label).await? else {
             return Ok(false);
         };
         if root.parts.iter().any(|part| chunks.contains(&part.digest)) {
             return Ok(true);
         }
         for part in &root.parts {
-            let named = self.chunks_of_part(view, part.digest).await?;
+            let named = self.reads.chunks_of_part(view, part.digest).await?;
             if named.iter().any(|digest| chunks.contains(digest)) {
                 return Ok(true);
             }
