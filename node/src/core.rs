@@ -8,6 +8,7 @@ use crate::mesh_file::MeshFile;
 use crate::repositories::Repositories;
 use crate::sessions::{RunningTime, SharedSession};
 use crate::settings::{Layout, NodeSettings};
+use crate::supervisor::Supervisor;
 use pgmesh_raft::{Catalog, NodeName};
 use pgmesh_storage::DigestSuite;
 use std::sync::Arc;
@@ -53,6 +54,8 @@ pub struct Core {
     /// Wakes the worker that tells the catalog where this node is and which repositories it reaches.
     pub(crate) announcing: Notify,
     pub(crate) started: Instant,
+    /// Keeps the workers running, and counts their unexpected ends.
+    pub(crate) supervisor: Arc<Supervisor>,
 }
 
 impl Core {

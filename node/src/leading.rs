@@ -30,7 +30,7 @@ struct Heard {
 
 /// Whether another node shall lead.
 #[derive(Default)]
-struct Lead {
+pub(crate) struct Lead {
     handover: Handover,
     slow: SlowDisk,
 }
@@ -38,7 +38,9 @@ struct Lead {
 impl Node {
     /// Leads while this node is the leader, until it stops.
     pub async fn keep_leading(self: Arc<Self>) {
-        let (mut heard, mut lead) = (Heard::default(), Lead::default());
+        // It outlasts this worker, should that be started again: else each start would cost the mesh its leader.
+        let mut lead = self.lead.lock().await;
+        let mut heard = Heard::default();
         let mut looked = Instant::now();
         loop {
             tokio::time::sleep(PERIOD).await;

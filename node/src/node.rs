@@ -9,6 +9,7 @@ use crate::consensus::Consensus;
 use crate::core::{Core, RepairBell};
 use crate::init::node_names;
 use crate::janitor::Janitor;
+use crate::leading::Lead;
 use crate::links::Links;
 use crate::mesh_file::MeshFile;
 use crate::reads::Reads;
@@ -34,7 +35,8 @@ pub struct Node {
     /// Nodes' writes and reads of this node's repositories have a budget of their own: were it shared, two nodes could
     /// wait for each other's memory for ever.
     pub(crate) peer_budget: Budget,
-    pub(crate) supervisor: Arc<Supervisor>,
+    /// Whether another node shall lead: what the leader remembers of its attempts to hand over.
+    pub(crate) lead: tokio::sync::Mutex<Lead>,
     pub(crate) identity: RwLock<Identity>,
 }
 
@@ -115,6 +117,7 @@ impl Node {
             repair: RepairBell::default(),
             announcing: tokio::sync::Notify::new(),
             started: Instant::now(),
+            supervisor,
             links,
             settings,
             layout,
@@ -132,7 +135,7 @@ impl Node {
             reads,
             peer_budget: Budget::new(core.settings.buffer / 2),
             identity: RwLock::new(identity),
-            supervisor,
+            lead: tokio::sync::Mutex::default(),
             core,
         }))
     }

@@ -66,7 +66,7 @@ impl Core {
     /// no other.
     pub async fn keep_looking(self: Arc<Self>) {
         self.repositories
-            .keep_with_each(|slot| self.keep_looking_at(slot))
+            .keep_with_each(&self.supervisor, "fence", |slot| self.keep_looking_at(slot))
             .await;
     }
 

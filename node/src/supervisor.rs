@@ -112,6 +112,33 @@ impl Supervisor {
         })
     }
 
+    /// Runs one of several works of a worker, such as that on one repository, until the worker stops. Its panic stops
+    /// none of the others; it is counted as the worker's, and the work begins again after a pause.
+    pub(crate) async fn keep<Work: Future<Output = ()>>(&self, name: &'static str, of: &str, work: impl Fn() -> Work) {
+        let mut pause = self.pauses.first;
+        loop {
+            let began = Instant::now();
+            let ended = AssertUnwindSafe(async { work().await }).catch_unwind().await;
+            let why = match &ended {
+                Ok(()) => "its loop ended".to_owned(),
+                Err(panic) => describe_panic(panic.as_ref()),
+            };
+            if began.elapsed() >= self.pauses.steady {
+                pause = self.pauses.first;
+            }
+            self.note_panic(name, &format!("{of}: {why}"));
+            tracing::error!(worker = name, of, why, again_in = ?pause, "a part of a worker has ended unexpectedly");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(self.pauses.longest);
+        }
+    }
+
+    /// A task of a worker has panicked; the worker itself runs on.
+    pub(crate) fn note_panic(&self, name: &'static str, why: &str) {
+        self.note_end(name, why);
+        self.note_start(name);
+    }
+
     /// Runs a task that may end when its work is done. Its panic ends the node.
     pub(crate) fn guard(
         self: &Arc<Self>,
@@ -309,6 +336,29 @@ mod tests {
         assert!(failure.to_string().contains("attempt 0"), "{failure}");
         worker.await.unwrap();
         assert_eq!(starts.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn the_panic_of_one_work_is_counted_and_stops_no_other() {
+        let supervisor = supervisor();
+        let (bad, good) = (AtomicU32::new(0), AtomicU32::new(0));
+        let failing = supervisor.keep("digging", "repo1", || async {
+            assert!(bad.fetch_add(1, Ordering::Relaxed) > 1, "a defect");
+            std::future::pending::<()>().await;
+        });
+        let working = supervisor.keep("digging", "repo2", || async {
+            good.fetch_add(1, Ordering::Relaxed);
+            std::future::pending::<()>().await;
+        });
+        let seen = until(|| bad.load(Ordering::Relaxed) == 3);
+        tokio::select! {
+            _ = futures::future::join(failing, working) => {}
+            () = seen => {}
+        }
+        assert_eq!(good.load(Ordering::Relaxed), 1);
+        let alarms = supervisor.alarms("n1");
+        assert_eq!((alarms[0].ends, alarms[0].is_running), (2, true));
+        assert_eq!(alarms[0].why, "repo1: it panicked: a defect");
     }
 
     #[tokio::test]

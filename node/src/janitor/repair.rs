@@ -72,7 +72,14 @@ impl Janitor {
                 // Let the writes that woke us come to their own end.
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
-            while tasks.try_join_next().is_some() {}
+            while let Some(ended) = tasks.try_join_next() {
+                if let Err(error) = ended
+                    && error.is_panic()
+                {
+                    // The log has its text.
+                    self.supervisor.note_panic("repair", "a repair or a deletion panicked");
+                }
+            }
             for repo in self.debtors() {
                 if let Some(work) = Work::begin(&busy, repo) {
                     let node = self.clone();

@@ -48,7 +48,7 @@ impl Janitor {
     /// Looks repositories through until the node stops. One that hangs holds up no other.
     pub async fn keep_taking_stock(self: Arc<Self>) {
         self.repositories
-            .keep_with_each(|slot| self.keep_taking_stock_of(slot))
+            .keep_with_each(&self.supervisor, "stock", |slot| self.keep_taking_stock_of(slot))
             .await;
     }
 

@@ -7,8 +7,8 @@
 use super::Repositories;
 use super::remote::{RemoteSlot, write_there};
 use super::route::RepositoryRoute;
-use super::slot::SlotError;
 use super::ways::ViaNode;
+use super::write_ends::{End, Ends};
 use super::write_plan::{
     ADMITTED_WITHIN, ASIDE_AFTER, Admission, Admitted, WritePlan, WriteStep, admitted, is_given_up, owed,
 };
@@ -61,9 +61,6 @@ impl WriteOutcome {
         self.owed.iter().map(|key| key.get()).collect()
     }
 }
-
-/// What a write to one repository has come to.
-pub(super) type End = (RepoKey, Result<Written, SlotError>);
 
 /// Writes still under way after the acknowledgement.
 pub struct LateWrites {
@@ -190,7 +187,8 @@ impl Start<'_> {
         }
         for targets in there.into_values() {
             let slots: Vec<Arc<RemoteSlot>> = targets.iter().map(|(slot, _)| slot.clone()).collect();
-            let write = write_there(targets, self.object.clone(), self.payload.clone(), self.ends.clone());
+            let ends = Ends::new(self.ends.clone(), slots.iter().map(|slot| slot.key));
+            let write = write_there(targets, self.object.clone(), self.payload.clone(), ends);
             let (held, answered) = (self.held.clone(), self.answered.clone());
             self.tasks.spawn(tasks::named("writing a replica", async move {
                 let is_well = || !is_wanted(held.as_ref()) || slots.iter().any(|slot| slot.watch.admits());
@@ -210,7 +208,8 @@ impl Start<'_> {
     /// not come to an end by then. Whoever asked may give it up meanwhile.
     fn one(&mut self, place: RepositoryRoute, generation: Generation, waits: bool) {
         let (object, payload, held) = (self.object.clone(), self.payload.clone(), self.held.clone());
-        let (ends, answered) = (self.ends.clone(), self.answered.clone());
+        let mut ends = Ends::new(self.ends.clone(), [place.key()]);
+        let answered = self.answered.clone();
         self.tasks.spawn(tasks::named("writing a replica", async move {
             if waits {
                 let bytes = payload.bytes.len() as u64;
@@ -227,7 +226,7 @@ impl Start<'_> {
             drop((payload, held));
             match result {
                 // Whoever asked may have gone: the debt tells the repair.
-                Some(result) => drop(ends.send((place.key(), result))),
+                Some(result) => ends.end(place.key(), result),
                 None => {
                     tracing::warn!(repo = %place.key(), "a write to a silent repository is given up; it is owed");
                 }

@@ -20,7 +20,9 @@ const LONGEST_FIRST_ATTEMPTS: Duration = Duration::from_secs(10);
 impl Core {
     /// Tries closed repositories again, each at its own pace, until the node stops.
     pub async fn keep_opening(self: Arc<Self>) {
-        self.repositories.keep_with_each(|slot| self.keep_open(slot)).await;
+        self.repositories
+            .keep_with_each(&self.supervisor, "opening", |slot| self.keep_open(slot))
+            .await;
     }
 
     async fn keep_open(&self, slot: &Slot) {

@@ -14,6 +14,7 @@ mod route;
 mod slot;
 mod watch;
 mod ways;
+mod write_ends;
 mod write_plan;
 mod written;
 
@@ -30,8 +31,8 @@ pub(crate) use written::{Written, write_one};
 
 use crate::links::Links;
 use crate::settings::NodeSettings;
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
+use crate::supervisor::Supervisor;
+use futures::future::join_all;
 use hedges::Hedges;
 use pgmesh_raft::{Catalog, NodeName};
 use pgmesh_storage::{Generation, ObjectName, RepoKey};
@@ -95,13 +96,22 @@ impl Repositories {
         self.slots.values()
     }
 
-    /// Works on each of this node's slots at the same time, for ever where there is none. Returns when the work on one
-    /// slot ends: it should not.
-    pub async fn keep_with_each<'a, Work: Future<Output = ()>>(&'a self, work: impl FnMut(&'a Slot) -> Work) {
-        let mut working: FuturesUnordered<Work> = self.slots.values().map(Arc::as_ref).map(work).collect();
-        if working.next().await.is_none() {
-            std::future::pending::<()>().await;
-        }
+    /// The worker `name` works on each of this node's slots at the same time, for ever. The panic of the work on one
+    /// slot stops that on no other.
+    pub(crate) async fn keep_with_each<'a, Work: Future<Output = ()>>(
+        &'a self,
+        supervisor: &Supervisor,
+        name: &'static str,
+        work: impl Fn(&'a Slot) -> Work,
+    ) {
+        let work = &work;
+        let keep = |slot: &'a Arc<Slot>| async move {
+            let of = format!("repo{}", slot.key);
+            supervisor.keep(name, &of, || work(slot)).await;
+        };
+        join_all(self.slots.values().map(keep)).await;
+        // A node without repositories has nothing to do here.
+        std::future::pending::<()>().await;
     }
 
     /// The numbers of this node's own repositories.

@@ -3,6 +3,7 @@
 
 use super::slot::SlotError;
 use super::watch::{Attempt, Watch};
+use super::write_ends::Ends;
 use super::written::Written;
 use crate::health::Work;
 use crate::links::{Lane, LinkError, Links, Recipient, receive, receive_body};
@@ -14,7 +15,6 @@ use pgmesh_storage::{Generation, ObjectName, Payload, RepoKey};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
 
 /// A repository that another node reaches. A shared repository has a slot for each node that reaches it: each way fails
 /// for itself.
@@ -145,7 +145,7 @@ pub async fn write_there(
     targets: Vec<(Arc<RemoteSlot>, Generation)>,
     object: ObjectName,
     payload: Payload,
-    ends: mpsc::UnboundedSender<(RepoKey, Result<Written, SlotError>)>,
+    mut ends: Ends,
 ) {
     let Some((first, _)) = targets.first() else { return };
     let (links, whom, limit) = (first.links.clone(), first.whom(), first.io_timeout);
@@ -187,8 +187,7 @@ pub async fn write_there(
                     stored: stored.bytes,
                 }
             });
-            // The caller may have gone: then the debt tells the repair.
-            let _ = ends.send((slot.key, written));
+            ends.end(slot.key, written);
         }
         Ok(())
     };
@@ -196,7 +195,7 @@ pub async fn write_there(
     if let Err(error) = outcome {
         for (key, (slot, attempt)) in waiting {
             let ended = slot.judge(attempt, Err(error.clone()));
-            let _ = ends.send((key, ended));
+            ends.end(key, ended);
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::remote::{RemoteSlot, write_there};
 use super::slot::{Slot, SlotError};
 use super::watch::Watch;
+use super::write_ends::Ends;
 use super::written::{Written, write_one};
 use pgmesh_raft::{Lead, NodeName};
 use pgmesh_storage::{Generation, ObjectName, Payload, RepoKey};
@@ -124,7 +125,7 @@ impl RepositoryRoute {
             vec![(slot.clone(), generation)],
             object.clone(),
             payload.clone(),
-            sender,
+            Ends::new(sender, [slot.key]),
         )
         .await;
         match ends.recv().await {

@@ -102,12 +102,14 @@ impl<P> WritePlan<P> {
 
     /// A repository has it durably.
     pub(super) fn wrote(&mut self) {
+        debug_assert!(self.under_way > 0, "a write has ended twice");
         self.under_way = self.under_way.saturating_sub(1);
         self.durable += 1;
     }
 
     /// A repository has failed; another way to it is tried where there is one.
     pub(super) fn failed(&mut self, another: Option<P>) {
+        debug_assert!(self.under_way > 0, "a write has ended twice");
         self.under_way = self.under_way.saturating_sub(1);
         self.at_once.extend(another);
     }

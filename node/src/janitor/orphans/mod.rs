@@ -35,7 +35,7 @@ impl Janitor {
     /// request is given up.
     pub async fn keep_finding_orphans(self: Arc<Self>) {
         self.repositories
-            .keep_with_each(|slot| self.keep_finding_orphans_in(slot))
+            .keep_with_each(&self.supervisor, "orphans", |slot| self.keep_finding_orphans_in(slot))
             .await;
     }
 
