@@ -315,8 +315,8 @@ impl Archive {
             .map_err(|error| Failure::new(ExitCode::Assert, "making a change map").because(error))?
     }
 
-    /// Archives a map. A map whose changes are unknown is not kept: it would save no reading, and a later version of pgmesh may
-    /// make a better one of the segment.
+    /// Archives a map. A map whose changes are unknown is not kept: it would save no reading, and a later version of
+    /// pgmesh may make a better one of the segment.
     async fn keep(&self, wanted: &Wanted, made: Made<'_>) -> Result<(), Failure> {
         let Made { map, payload, of } = made;
         if let Err(why) = map.changes() {
