@@ -49,7 +49,7 @@ impl AskedKept {
         asked.insert(repo, (now, after));
     }
 
-    /// It has just refused something: there is no hurry.
+    /// The repository has just refused a deletion: there is no hurry.
     fn refused(&self, repo: RepoKey, now: Instant) {
         let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         asked.entry(repo).or_insert((now, None));
@@ -93,7 +93,7 @@ impl Janitor {
         found.map(|(name, _)| name)
     }
 
-    /// Whether there is any use in asking a repository to delete something.
+    /// Whether a repository may delete objects at all, so that asking it is of use.
     fn may_delete(&self, place: &RepositoryRoute) -> bool {
         let record = self.catalog.view().repository(place.key()).ok().flatten();
         let says_no = record.is_some_and(|record| never_deletes(&record.definition));

@@ -1,4 +1,4 @@
-//! Paying debts: replicas that should exist and do not are made from one that does.
+//! Paying debts: if a repository should have a replica and has none, it is made from a replica elsewhere.
 //!
 //! A debt is in the catalog from the moment its object is committed, so a crash forgets none. Each node pays the debts
 //! of the repositories that it hosts: no other node can, so hosting is the lease. The debts of shared repositories are

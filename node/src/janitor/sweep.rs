@@ -51,7 +51,7 @@ const GAP: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 100 });
 struct Schedule {
     /// The outcome of the last sweep; none before the first.
     last: Option<Rest>,
-    /// Failures in a row, and sweeps in a row that left something alone.
+    /// Failures in a row, and sweeps in a row that left chunks alone.
     failed: u32,
     held: u32,
 }
@@ -228,7 +228,7 @@ impl Janitor {
         }
     }
 
-    /// A commit is refused when something is suspected or condemned between its look and itself.
+    /// A commit is refused when a chunk is suspected or condemned between the commit's look and the commit itself.
     async fn let_commits_through(&self) {
         if self
             .catalog

@@ -26,7 +26,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// How often it is asked whether a repository takes more by now.
+/// How often a waiting write checks whether its repository takes more by now.
 const ADMITTED: Duration = Duration::from_millis(50);
 
 /// The outcome of a write when it may be acknowledged.
@@ -87,7 +87,7 @@ impl LateWrites {
         None
     }
 
-    /// Takes what is under way, leaving nothing.
+    /// Takes the writes under way, leaving none.
     pub fn take(&mut self) -> Self {
         std::mem::replace(self, Self::nothing())
     }

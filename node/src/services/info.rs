@@ -47,7 +47,7 @@ impl Node {
             Some(_) => Vec::new(),
         };
         let workers = accounts.iter().flat_map(|own| own.workers.iter().cloned());
-        // The text of a panic may name stanzas that the asker may not know.
+        // The text of a panic may name stanzas that the client may not know.
         let workers = workers.map(|alarm| WorkerAlarm {
             why: String::new(),
             ..alarm

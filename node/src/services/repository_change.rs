@@ -104,7 +104,7 @@ impl Node {
     /// Forgets a repository; its files stay.
     ///
     /// # Errors
-    /// It is the only repository, or the only one with some object, and `force` is not given.
+    /// It is the mesh's last repository, or some object is in no other, and `force` is not given.
     pub(crate) async fn remove_repository(&self, actor: &str, repo: RepoKey, force: bool) -> Result<(), Failure> {
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let all = view.repositories()?;

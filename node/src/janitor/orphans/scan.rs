@@ -83,7 +83,7 @@ pub(super) struct Scan<'a> {
     deletes: bool,
     /// The table of sighted orphans had no room for some unknown object.
     is_full: bool,
-    /// Something was noted or discarded.
+    /// An orphan was noted or discarded.
     has_progress: bool,
 }
 
