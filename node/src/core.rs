@@ -19,7 +19,7 @@ use tokio::time::Instant;
 pub struct RepairBell(Arc<Notify>);
 
 impl RepairBell {
-    /// There may be something to do.
+    /// Wakes the repair: there may be a debt to pay.
     pub fn wake(&self) {
         self.0.notify_one();
     }

@@ -27,7 +27,7 @@ impl Node {
         }
     }
 
-    /// Returns when this node lacks log entries that it has promised to keep, and has prepared its new beginning.
+    /// Returns when this node lacks entries, its number or its voters, and has prepared its new beginning.
     async fn new_beginning(&self) -> Result<(), Failure> {
         let mut standing = self.catalog.standing();
         let reason = standing

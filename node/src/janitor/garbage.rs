@@ -93,7 +93,7 @@ impl Janitor {
         found.map(|(name, _)| name)
     }
 
-    /// Whether a repository may delete objects at all, so that asking it is of use.
+    /// Whether it is of use to ask a repository to delete an object.
     fn may_delete(&self, place: &RepositoryRoute) -> bool {
         let record = self.catalog.view().repository(place.key()).ok().flatten();
         let says_no = record.is_some_and(|record| never_deletes(&record.definition));

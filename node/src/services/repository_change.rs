@@ -104,7 +104,8 @@ impl Node {
     /// Forgets a repository; its files stay.
     ///
     /// # Errors
-    /// It is the mesh's last repository, or some object is in no other, and `force` is not given.
+    /// It is the mesh's last repository. Without `force`, also if too few are left to acknowledge a push while one
+    /// of them is away, or if some object is in no other.
     pub(crate) async fn remove_repository(&self, actor: &str, repo: RepoKey, force: bool) -> Result<(), Failure> {
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let all = view.repositories()?;

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 const PERIOD: Duration = Duration::from_millis(500);
 /// How long a repository may take to be registered.
 const REGISTRATION_LIMIT: Duration = Duration::from_secs(5);
-/// If the debt does not shrink for so many reports, while the repository is away, the client is told why.
+/// If the debt does not shrink for so many reports (a minute), the client is told why.
 const STUCK_AFTER: u32 = 120;
 
 impl Node {

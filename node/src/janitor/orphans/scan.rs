@@ -190,7 +190,7 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
-    /// The suspects that this view of the catalog does not know although this catalog can have named them.
+    /// The suspects that this view of the catalog does not know. Names that it cannot have assigned count as foreign.
     async fn unknown(&mut self, view: View, mut suspects: Vec<Suspect>) -> Result<Vec<Suspect>, Failure> {
         let (repository, repo, names) = (self.repository.clone(), self.slot.key, self.names.clone());
         let judging = tasks::blocking("judging names", move || {
