@@ -1,4 +1,4 @@
-//! The WAL archive of a node: what is pushed and what is asked for, whose WAL is refused, what is missing.
+//! The WAL archive of a node: files that are pushed and asked for, servers whose WAL is refused, missing segments.
 //! `services/archive.rs` takes single files, `services/push_parts.rs` long ones, `services/get_segment.rs` hands out.
 
 use crate::core::Core;

@@ -14,13 +14,13 @@ const WAITING: usize = 1024;
 /// Facts in one command.
 const BATCH: usize = 512;
 
-/// What became of a chunk.
+/// The outcome of adding a chunk to the catalog.
 #[derive(Debug)]
 pub enum ChunkCommit {
     /// It is in the catalog.
     Done,
-    /// It was written under a name that is about to be deleted, or what counts of it is in fewer repositories than its
-    /// backup asks for: write it again, under this generation.
+    /// The chunk was written under a name that is about to be deleted, or its good replicas are in fewer repositories
+    /// than its backup asks for: write it again, under this generation.
     Stale(pgmesh_storage::Generation),
 }
 
@@ -91,7 +91,7 @@ async fn commit_chunks(catalog: Catalog, actor: String, mut waiting: mpsc::Recei
 }
 
 async fn commit_session(catalog: &Catalog, actor: &str, session: SessionId, ack: u16, mut waiting: Vec<WaitingChunk>) {
-    // The command is all or nothing; those that are refused by name are answered and left out of the second try.
+    // The command is all or nothing. Chunks that are refused by name are answered, and left out of the second try.
     while !waiting.is_empty() {
         let chunks = waiting.iter().map(|waiting| waiting.chunk.clone()).collect();
         match catalog
@@ -133,7 +133,7 @@ async fn commit_session(catalog: &Catalog, actor: &str, session: SessionId, ack:
 
 fn answer_all(waiting: Vec<WaitingChunk>, answer: impl Fn() -> Result<ChunkCommit, Failure>) {
     for chunk in waiting {
-        // The asker may have gone: its chunk is committed all the same.
+        // The client may have gone: its chunk is committed all the same.
         drop(chunk.answer.send(answer()));
     }
 }

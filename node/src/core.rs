@@ -1,5 +1,5 @@
-//! What all parts of a node share: its name and settings, the catalog, the repositories, the ways to other nodes, and
-//! the bells that wake workers. No part reaches into another one; what they have in common is here.
+//! The parts of a node share this core: its name and settings, the catalog, the repositories, the ways to other nodes,
+//! and the bells that wake workers. No part reaches into another; state of more than one part is here.
 
 use crate::budget::Budget;
 use crate::committer::Committer;
@@ -20,7 +20,7 @@ use tokio::time::Instant;
 pub struct RepairBell(Arc<Notify>);
 
 impl RepairBell {
-    /// There may be something to do.
+    /// Wakes the repair: there may be a debt to pay.
     pub fn wake(&self) {
         self.0.notify_one();
     }
@@ -31,7 +31,7 @@ impl RepairBell {
     }
 }
 
-/// What all parts of a node share. The parts dereference to it, so that they use it as their own.
+/// The state that all parts of a node share. The parts dereference to it, so that they use it as their own.
 pub struct Core {
     pub(crate) settings: NodeSettings,
     pub(crate) layout: Layout,

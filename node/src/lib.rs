@@ -9,15 +9,16 @@
 //!   └── supervisor ── workers: opening, marking, repair, garbage, sweep, announcing, renewal; on the leader also leading, backfilling
 //! ```
 //!
-//! - The messages are [`pgmesh_protocol`]'s; `bounds` says how large they may be.
+//! - The messages are [`pgmesh_protocol`]'s; `bounds` has their largest sizes.
 //! - `server` accepts, `dispatch` serves a connection, `authorize` decides by role, `services` carry out.
-//! - `repositories` write to all at once and read from the best; `health` says which that is.
-//! - `shut_out` says whose certificate counts, `acquaintances` whom a node takes for a member before its catalog does.
-//! - `links` are the ways to other nodes, `consensus` carries Raft over them, `membership` says who votes.
-//! - [`rebuild`]: a catalog made anew from what a repository says of itself; no network.
+//! - `repositories` write to all at once and read from the best one; `health` ranks them.
+//! - `shut_out` decides whose certificate counts; `acquaintances` are the nodes that a node takes for members before
+//!   its catalog does.
+//! - `links` are the ways to other nodes, `consensus` carries Raft over them, `membership` decides which nodes vote.
+//! - [`rebuild`]: a catalog made anew from one repository alone; no network.
 //! - A node is made of parts, each with the state that it alone uses (decision 41): `reads`, `archive`, `backups`,
-//!   `janitor`. They share the `core`. What has no part yet is in `node`.
-//! - `workers` names what runs in the background, `supervisor` keeps it running.
+//!   `janitor`. They share the `core`. The services without a part are in `node`.
+//! - `workers` names the background tasks, `supervisor` keeps them running.
 #![cfg_attr(
     test,
     allow(

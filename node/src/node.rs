@@ -1,4 +1,4 @@
-//! One node: what its services share.
+//! One node: the state that its services share.
 
 use crate::anew;
 use crate::archive::Archive;

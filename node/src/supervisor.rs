@@ -37,7 +37,7 @@ const PAUSES: Pauses = Pauses {
 pub(crate) enum Policy {
     /// Start the worker again after a pause: it keeps nothing that a new start does not find again.
     Restart,
-    /// End the node: requests wait for answers that nobody gives any more.
+    /// End the node: requests wait for answers that no worker gives any more.
     EndNode,
 }
 

@@ -1,4 +1,4 @@
-//! The wall clock: for what is shown to people, for certificates and for tokens. Nothing is measured by it.
+//! The wall clock: for times that people read, for certificates and for tokens. No span of time is measured by it.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

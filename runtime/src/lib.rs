@@ -1,6 +1,5 @@
-//! What a process takes from its surroundings: time, randomness and tasks. All crates take them from here, so that a
-//! test can put a seed or a simulated clock in their place. `clippy.toml` forbids the calls that go around this crate
-//! (decision 39).
+//! Time, randomness and tasks of a process. All crates take them from here, so that a test can put a seed or a
+//! simulated clock in their place. `clippy.toml` forbids the calls that go around this crate (decision 39).
 //!
 //! - [`clock`]: the wall clock. Spans of time are measured by tokio's `Instant`, which a simulation can stop.
 //! - [`random`]: random bytes, of a seed where one was set; secrets always from the operating system in release builds.

@@ -1,7 +1,7 @@
 //! Random bytes of a process.
 //!
-//! [`fill`] is for everything that only must differ: identifiers of requests, eras, pauses. [`secret`] is for keys,
-//! initialization vectors, tokens and serial numbers: whoever can guess one breaks a promise.
+//! [`fill`] is for bytes that only must differ: identifiers of requests, eras, pauses. [`secret`] is for keys,
+//! initialization vectors, tokens and serial numbers: an attacker who can guess one breaks a promise.
 //!
 //! In debug builds [`seed`] makes both repeatable, so that the history of a simulated process is a function of its seed.
 
@@ -13,7 +13,7 @@ pub use getrandom::Error;
 /// The generator of a seeded process; without one the operating system is asked.
 static SEEDED: Mutex<Option<SplitMix>> = Mutex::new(None);
 
-/// Fills `bytes` with what only must differ from one call to the next.
+/// Fills `bytes` with bytes that differ from one call to the next.
 ///
 /// # Errors
 /// The operating system has no randomness to give.
@@ -29,7 +29,7 @@ pub fn fill(bytes: &mut [u8]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Fills `bytes` with what nobody may guess.
+/// Fills `bytes` with secret bytes: no attacker can guess them.
 ///
 /// # Errors
 /// The operating system has no randomness to give.

@@ -1,5 +1,5 @@
-//! Tasks and threads with a name. A task whose handle nobody awaits could panic without a trace; here its end is in
-//! the log with its name, and whoever awaits the handle learns of the panic as before.
+//! Tasks and threads with a name. If a task panics and its handle is not awaited, no trace would be left; here its end
+//! is in the log with its name, and a caller that awaits the handle learns of the panic as before.
 
 use futures::FutureExt;
 use std::any::Any;

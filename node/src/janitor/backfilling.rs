@@ -1,8 +1,7 @@
-//! Owing a new repository what was known before it was registered.
+//! Owing a new repository the objects that were known before it was registered.
 //!
-//! Until every step of that is done, nobody can tell what the repository lacks. So the leader takes the steps and
-//! repeats what fails, also after a restart, and the next leader goes on where the last one was: the catalog has the
-//! cursor.
+//! Until every step of that is done, no node can tell which objects the repository lacks. So the leader takes the steps
+//! and repeats a step that fails, also after a restart. The next leader goes on at the cursor, which is in the catalog.
 //!
 //! The same holds for a replacement or a removal whose node was stopped before it came to its end: until then the
 //! repository takes no replicas.
@@ -28,7 +27,8 @@ impl Janitor {
             }
             let repositories = self.catalog.view().repositories().unwrap_or_default();
             for (repo, record) in repositories {
-                // Whoever began a change goes on with it, and is told what it comes to, unless it is gone.
+                // The node that began a change goes on with it, and tells the client its outcome, unless the node is
+                // gone.
                 let is_stuck = record.change.is_some() && record.change.as_ref() == changes.get(&repo);
                 let is_changing = record.change.is_some();
                 match record.change {

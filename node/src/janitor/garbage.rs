@@ -1,13 +1,13 @@
-//! Deleting what nothing refers to any more: objects of deleted stanzas, replaced generations, condemned chunks.
+//! Deletes objects without a reference: objects of deleted stanzas, replaced generations, condemned chunks.
 //!
-//! Invariant 5: what to delete is decided in the catalog, by log position: an object goes only when every session that
-//! began before it became garbage has ended. It is deleted first and forgotten afterwards, so that a crash between the
-//! two only deletes again. Only the leader deletes, page by page, each after a majority has confirmed that it leads;
-//! what each page does is in [`collector`], and here is how it is done on a node.
+//! Invariant 5: the catalog decides by log position which object is deleted: an object goes only when every session
+//! that began before it became garbage has ended. It is deleted first and forgotten afterwards; after a crash between
+//! the two it is only deleted again. Only the leader deletes, page by page, each after a majority has confirmed that it
+//! leads. The steps of a page are in [`collector`]; this module has a node's deletions.
 //!
-//! What a repository does not let go (object lock; `delete=n`) is set aside in the catalog as a mark: its name is not
-//! used again, `info` counts it, and nobody tries all the time. Where the credentials may delete, it is asked for again
-//! from time to time: locks run out.
+//! If a repository does not let an object go (object lock; `delete=n`), the object is set aside in the catalog as a
+//! mark: its name is not used again, `info` counts it, and it is not tried all the time. Where the credentials may
+//! delete, the leader tries again every hour, since locks run out.
 
 pub(crate) mod collector;
 
@@ -25,12 +25,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How often a repository is asked for what it keeps.
+/// How often the leader asks a repository to delete the objects that it keeps.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(3600);
-/// How long somebody waits for the leader to collect; what is not done by then is done in the background.
+/// How long a caller waits for the leader to collect; the leader goes on in the background.
 const COLLECTION_LIMIT: Duration = Duration::from_secs(60);
 
-/// When each repository was last asked for what it keeps, and how far.
+/// When each repository was last asked to delete the objects that it keeps, and up to which object.
 #[derive(Default)]
 pub struct AskedKept(Mutex<BTreeMap<RepoKey, (Instant, Option<GarbageKey>)>>);
 
@@ -49,7 +49,7 @@ impl AskedKept {
         asked.insert(repo, (now, after));
     }
 
-    /// It has just refused something: there is no hurry.
+    /// The repository has just refused a deletion: there is no hurry.
     fn refused(&self, repo: RepoKey, now: Instant) {
         let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         asked.entry(repo).or_insert((now, None));
@@ -57,7 +57,7 @@ impl AskedKept {
 }
 
 impl Janitor {
-    /// Deletes what may be deleted now, where this node leads; else nothing.
+    /// Deletes the garbage that may be deleted now, if this node leads; else nothing.
     pub async fn collect_garbage(&self) -> Result<Collected, Failure> {
         let Ok(_one_at_a_time) = self.collecting.try_lock() else {
             return Ok(Collected::default());
@@ -69,8 +69,8 @@ impl Janitor {
         Ok(collected)
     }
 
-    /// Has the leader delete what may be deleted now, for somebody who waits for it. Where it does not answer, nothing
-    /// is lost: it collects by itself all the time.
+    /// Has the leader delete the garbage that may be deleted now, for a caller who waits for it. If the leader does not
+    /// answer, nothing is lost: it collects by itself all the time.
     pub(crate) async fn collect_garbage_anywhere(&self) -> Collected {
         let outcome = match self.leader_name() {
             Some(leader) if leader != self.name => {
@@ -93,7 +93,7 @@ impl Janitor {
         found.map(|(name, _)| name)
     }
 
-    /// Whether there is any use in asking a repository to delete something.
+    /// Whether it is of use to ask a repository to delete an object.
     fn may_delete(&self, place: &RepositoryRoute) -> bool {
         let record = self.catalog.view().repository(place.key()).ok().flatten();
         let says_no = record.is_some_and(|record| never_deletes(&record.definition));
@@ -101,7 +101,7 @@ impl Janitor {
         !says_no && !finds_no
     }
 
-    /// Asks repositories for what they have kept so far.
+    /// Asks repositories to delete the objects that they have kept so far.
     async fn ask_for_kept(&self) -> Result<(), Failure> {
         let view = self.catalog.view();
         for (repo, _) in view.repositories()? {
@@ -115,7 +115,8 @@ impl Janitor {
             let now = Instant::now();
             if let Some(after) = self.asked_kept.due(repo, now).filter(|_| may) {
                 let asked = ask_for_kept_of(self, repo, after).await?;
-                // What failed for the moment is tried again with the next collection, and not in an hour.
+                // If an object failed for the moment, the repository is asked again with the next collection, not in an
+                // hour.
                 if !asked.is_open {
                     self.asked_kept.asked(repo, now, asked.after);
                 }
@@ -135,7 +136,7 @@ impl Ground for Janitor {
 
     async fn confirm_lead(&self) -> Result<Option<Lead>, Failure> {
         match self.catalog.confirm_lead().await {
-            // What the catalog does not know any more may be needed.
+            // In a doubted catalog, objects that it does not know any more may be needed.
             Ok(_) if !self.may_forget() => Ok(None),
             Ok(lead) => Ok(Some(lead)),
             Err(CatalogError::NotLeader { .. }) => Ok(None),
@@ -179,7 +180,7 @@ impl Janitor {
         {
             return Deletion::Stays;
         }
-        // What is sent is over, or given up, before a rescued node counts on it (`stock.rs`).
+        // A request to delete has ended, or is given up, before a rescued node counts on the object (`stock.rs`).
         let deleting = place.delete(lead, name, key.generation);
         let Ok(deleted) = tokio::time::timeout(self.settings.fence_timeout, deleting).await else {
             return Deletion::Stays;
@@ -199,7 +200,7 @@ impl Janitor {
     }
 }
 
-/// `delete=n`: the credentials cannot delete, and nobody shall try.
+/// `delete=n`: the credentials cannot delete, and no node tries.
 pub(crate) fn never_deletes(definition: &BTreeMap<String, String>) -> bool {
     definition.get("delete").is_some_and(|value| value == "n")
 }

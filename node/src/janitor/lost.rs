@@ -1,8 +1,8 @@
-//! Objects of which no repository has a good replica, and what they cost.
+//! Objects of which no repository has a good replica, and the backups and WAL that are lost with them.
 //!
-//! The catalog keeps an index of them. Whether a lost WAL file or manifest matters, its name says. Which backups need a
-//! lost chunk, only the manifests say: they are read in the background, one part after the other (invariant 11), once
-//! for each set of lost chunks.
+//! The catalog keeps an index of them. The name of a lost WAL file or manifest says whether it matters. Only the
+//! manifests say which backups need a lost chunk: they are read in the background, one part after the other (invariant
+//! 11), once for each set of lost chunks.
 
 use crate::janitor::Janitor;
 use crate::past::is_taken_over;
@@ -19,7 +19,7 @@ use tokio::sync::{Notify, watch};
 const COUNTED: usize = 10_000;
 /// So many WAL files of a stanza are named.
 const NAMED: usize = 16;
-/// How long whoever asks waits for the search.
+/// How long a client waits for the search.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How often it is looked whether chunks were lost, and how soon a search that could not read everything is made again.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -39,7 +39,7 @@ impl Default for LostSearch {
     }
 }
 
-/// What a search has come to.
+/// The result of a search.
 #[derive(Debug, Clone, Default)]
 struct Found {
     /// The chunks that were looked for.
@@ -50,7 +50,7 @@ struct Found {
     is_complete: bool,
 }
 
-/// The lost objects, by what they are.
+/// The lost objects, by their kinds.
 #[derive(Default)]
 struct Losses {
     report: LostReport,
@@ -141,7 +141,7 @@ impl Janitor {
         Ok(false)
     }
 
-    /// What is lost, as far as whoever asks may know of it.
+    /// The lost objects, as far as the client may know of them.
     pub(crate) async fn lost_report(
         &self,
         view: &View,
@@ -158,7 +158,7 @@ impl Janitor {
             let wait = searched.wait_for(|found| found.chunks == chunks);
             let found = match tokio::time::timeout(PATIENCE, wait).await {
                 Ok(Ok(found)) => Some(found.clone()),
-                // It goes on: whoever asks again later gets its outcome.
+                // The search goes on: a client that asks again later gets its outcome.
                 Ok(Err(_)) | Err(_) => None,
             };
             report.searching = found.as_ref().is_none_or(|found| !found.is_complete);

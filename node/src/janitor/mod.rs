@@ -1,11 +1,11 @@
-//! The janitor: what a node does by itself for the repositories. It pays debts, deletes what nothing refers to, looks
-//! for objects that the catalog does not know, fills new repositories and says what is lost.
+//! The janitor: a node's work for the repositories that no client asks for. It pays debts, deletes objects without a
+//! reference, looks for objects that the catalog does not know, fills new repositories and reports lost objects.
 //!
-//! - `repair` and `repair_parts` pay debts; `repair_lease` decides whose and when, `pace` limits how fast.
-//! - `sweep` finds chunks that nothing refers to, `orphans` objects that the catalog does not know, `garbage` deletes.
-//! - `backfilling` owes a new repository what is known already; `stock` compares repositories with the catalog after an
-//!   era has begun.
-//! - `lost` says what nobody can repair, and what that costs.
+//! - `repair` and `repair_parts` pay debts; `repair_lease` decides which and when, `pace` limits how fast.
+//! - `sweep` finds chunks without a reference, `orphans` finds unknown objects, `garbage` deletes.
+//! - `backfilling` owes a new repository the objects that are known already; `stock` compares repositories with the
+//!   catalog after an era has begun.
+//! - `lost` reports objects that no node can repair, and the backups that need them.
 
 mod backfilling;
 pub(crate) mod garbage;
@@ -32,7 +32,7 @@ pub struct Janitor {
     core: Arc<Core>,
     reads: Arc<Reads>,
     archive: Arc<Archive>,
-    /// When what a repository keeps was last asked for, and how far.
+    /// When each repository was last asked to delete the objects that it keeps, and up to which object.
     asked_kept: AskedKept,
     /// Held while garbage is collected: one at a time.
     collecting: tokio::sync::Mutex<()>,

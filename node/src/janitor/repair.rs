@@ -1,10 +1,10 @@
-//! Paying debts: replicas that should exist and do not are made from one that does.
+//! Paying debts: if a repository should have a replica and has none, it is made from a replica elsewhere.
 //!
 //! A debt is in the catalog from the moment its object is committed, so a crash forgets none. Each node pays the debts
-//! of the repositories that it hosts: nobody else can, so hosting is the lease. Those of shared repositories are paid
-//! by the Raft leader, by itself or through a node that reaches the repository: leading is the lease. This worker goes
-//! through the debts of every repository that is well, each for itself, reads each object elsewhere, checks it, and
-//! writes it where it is owed, no faster than `repair-rate` allows.
+//! of the repositories that it hosts: no other node can, so hosting is the lease. The debts of shared repositories are
+//! paid by the Raft leader, by itself or through a node that reaches the repository: leading is the lease. This worker
+//! goes through the debts of every repository that is well, each for itself. It reads each object elsewhere, checks it,
+//! and writes it to the repository that owes it, no faster than `repair-rate` allows.
 //!
 //! When the leader changes, the old one and the new one may pay the same debt: both put the same content under the same
 //! name, where the second finds what the first has written (invariant 2), and the catalog settles the debt once.
@@ -33,7 +33,7 @@ const PAGE: usize = 64;
 /// Debts of one repository that are paid at once: a store across a network takes its time for each.
 const AT_ONCE: usize = 4;
 
-/// What is being worked on: a repository that is silent holds up no other.
+/// Repositories that are worked on: a silent repository holds up no other.
 type Busy = Arc<Mutex<BTreeSet<RepoKey>>>;
 
 /// Marks a repository as worked on, for as long as it lives.
@@ -43,7 +43,7 @@ struct Work {
 }
 
 impl Work {
-    /// None where somebody is at it.
+    /// None if a task already works on it.
     fn begin(busy: &Busy, repo: RepoKey) -> Option<Self> {
         let mut keys = busy.lock().unwrap_or_else(PoisonError::into_inner);
         keys.insert(repo).then(|| Self {
@@ -64,7 +64,7 @@ impl Janitor {
     /// Pays debts until the node stops.
     pub async fn keep_repairing(self: Arc<Self>) {
         let busy = Busy::default();
-        // Dropped with this worker, and with it what is under way.
+        // When this worker ends, the tasks are dropped, and the copies under way with them.
         let mut tasks = JoinSet::new();
         loop {
             let woken = self.repair.rung();
@@ -92,7 +92,7 @@ impl Janitor {
                     }));
                 }
             }
-            // One node decides what is deleted, and any node deletes: see `garbage`.
+            // The leader decides which objects are deleted, and any node deletes them: see `garbage`.
             if self.catalog.is_leader() {
                 let node = self.clone();
                 tasks.spawn(tasks::named("repairing", async move {
@@ -195,7 +195,7 @@ impl Janitor {
             Err(failure) => match self.reads.read_withdrawn(&known).await {
                 Some((payload, _)) => (payload, None),
                 None => {
-                    // Making a map takes more memory, which whoever holds some must not wait for.
+                    // Making a map takes more memory; a task that waits for memory must not hold some.
                     drop(held);
                     (self.map_anew(object, &known).await.ok_or(failure)?, None)
                 }
@@ -231,8 +231,8 @@ impl Janitor {
     }
 }
 
-/// What is to be written, and under which generation, if it is still owed. Ask under a session: the name that an older
-/// look at the debt has shown may be deleted by now (decision 18).
+/// The object to write and its debt, if it is still owed. Ask under a session: the name that an older look at the debt
+/// has shown may be deleted by now (decision 18).
 pub(crate) fn owed<B: Base>(
     view: &View<B>,
     repo: RepoKey,

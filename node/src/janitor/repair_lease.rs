@@ -1,9 +1,9 @@
 //! Which node pays a debt, and when. Pure; `repair.rs` looks and copies.
 //!
-//! Nobody asks another node whether it may: the lease follows from what all nodes know. The node that hosts a
-//! repository pays its debts, since nobody else can. Those of a shared repository are paid by the leader, which takes
-//! them over with the lead. While two nodes believe that they lead, both may pay one debt: both put the same content
-//! under the same name, and the catalog settles it once (invariant 2).
+//! No node asks another whether it may: the lease follows from the catalog and the lead. The node that hosts a
+//! repository pays its debts, since no other node can. The debts of a shared repository are paid by the leader, which
+//! takes them over with the lead. While two nodes believe that they lead, both may pay one debt: both put the same
+//! content under the same name, and the catalog settles it once (invariant 2).
 
 use pgmesh_storage::RepoKey;
 
@@ -76,7 +76,7 @@ mod tests {
         for (own, all, is_leader, expected) in [
             (keys(&[2]), keys(&[1, 2, 3]), false, keys(&[2])),
             (keys(&[2]), keys(&[1, 2, 3]), true, keys(&[1, 2, 3])),
-            // One that it declares, and that the mesh does not know yet.
+            // The node declares a repository that the mesh does not know yet.
             (keys(&[4]), keys(&[1]), true, keys(&[1, 4])),
             (keys(&[]), keys(&[1]), false, keys(&[])),
         ] {

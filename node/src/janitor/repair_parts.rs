@@ -10,7 +10,7 @@ use pgmesh_raft::{Claim, ObjectRef};
 use pgmesh_storage::{FILE_PART_LENGTH, FilePart, Generation, RepoKey};
 use std::collections::BTreeSet;
 
-/// What came of copying a file under one generation.
+/// The outcome of copying a file under one generation.
 enum Copied {
     /// All of it is there.
     All(Claim),

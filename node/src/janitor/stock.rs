@@ -1,16 +1,15 @@
 //! Taking stock: after an era of the catalog has begun, each repository is compared with the catalog.
 //!
-//! The part of the catalog that was lost may have deleted objects that this catalog believes to be there. A backup that
-//! counted on one of them would not be whole (invariant 4). And it may have acknowledged WAL that this catalog has
-//! never heard of: "never archived" would end a recovery early (invariant 7). So until the archives of every repository
-//! have been looked through, of no WAL it is said that it was never archived; WAL that the catalog does not know is
-//! taken up. And until all objects have been looked for, no backup is taken and nothing is deleted; what is missing is
-//! withdrawn, and owed. WAL is pushed and read meanwhile: a push writes an object of its own, and what is read is
-//! checked.
+//! The lost part of the catalog may have deleted objects that this catalog believes to be there. A backup that counted
+//! on one of them would not be whole (invariant 4). And it may have acknowledged WAL that this catalog has never heard
+//! of: "never archived" would end a recovery early (invariant 7). So until the archives of every repository have been
+//! looked through, no WAL is said to be never archived, and unknown WAL is taken up. And until all objects have been
+//! looked for, no backup is taken and no object is deleted; a missing object is withdrawn, and owed. WAL is pushed and
+//! read meanwhile: a push writes an object of its own, and each object that is read is checked.
 //!
-//! A node of an earlier era may still be about to delete something when it sees the mark of this one. So the look
-//! begins when it can do so no more, twice `fence-timeout` after the mark is durable: once until it must have looked,
-//! and once for what it has sent before.
+//! A node of an earlier era may still be about to delete an object when it sees the mark of this era. So the look
+//! begins when that node can delete no more, twice `fence-timeout` after the mark is durable: once until the node must
+//! have looked, and once for the requests that it has sent before.
 
 use crate::awake::Awake;
 use crate::janitor::Janitor;
@@ -21,7 +20,7 @@ use pgmesh_raft::{CatalogPast, Command};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often it is looked whether a repository is to be looked through, and how soon one that failed is tried again.
+/// How often a node checks whether a repository is to be looked through, and the first pause after a failure.
 const PERIOD: Duration = Duration::from_secs(2);
 /// How long the other ways to a shared repository leave it to the leader.
 const LEAVE_TO_LEADER: Duration = Duration::from_secs(600);
@@ -39,13 +38,13 @@ struct Progress {
     failed: u32,
 }
 
-/// After so many attempts what the repository does not hand out counts as lost, if it answers at all.
+/// After so many attempts, objects that the repository does not hand out count as lost, if it answers at all.
 const TOLERATED: u32 = 6;
 /// The longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 impl Janitor {
-    /// Looks repositories through until the node stops. One that hangs holds up no other.
+    /// Looks repositories through until the node stops. A repository that hangs holds up no other.
     pub async fn keep_taking_stock(self: Arc<Self>) {
         self.repositories
             .keep_with_each(&self.supervisor, "stock", |slot| self.keep_taking_stock_of(slot))
@@ -108,7 +107,7 @@ impl Janitor {
             return Ok(());
         }
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
-        // One that is being removed, or whose disk was lost, takes nothing up.
+        // A repository that is being removed, or whose disk was lost, takes nothing up.
         if view.repository(repo)?.is_none_or(|record| record.change.is_some()) {
             return Ok(());
         }

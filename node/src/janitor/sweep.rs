@@ -1,18 +1,19 @@
 //! Finding chunks that no backup refers to, and condemning them.
 //!
-//! All manifests are read and the chunks that they name are marked; what is not marked is condemned. Marks are 64-bit
-//! prefixes of digests, kept for one part of the digest space at a time, so that memory is bounded whatever the number
-//! of chunks (invariant 11). Two digests with one prefix only keep a chunk that could go.
+//! A sweep reads all manifests, marks the chunks that they name, and condemns the others. Marks are 64-bit prefixes of
+//! digests, kept for one part of the digest space at a time, so that memory is bounded whatever the number of chunks
+//! (invariant 11). If two digests have one prefix, a chunk is kept that could go, which is harmless.
 //!
-//! A backup that runs has chunks that no manifest names yet. Those that it has uploaded are told by the log position at
-//! which they were added: what was added since the oldest running backup began is left alone, and the sweep comes again
-//! when that backup has ended. A backup may also rest on chunks that were there before, such as those of one that was
-//! killed. If they are condemned, its commit takes them back ([`Command::Reprieve`]): while its session is open nobody
-//! deletes them. So a sweep waits for nobody, and comes to its end on a mesh where some backup runs at every moment.
+//! A running backup has chunks that no manifest names yet. The sweep leaves a chunk alone if it was added (by log
+//! position) since the oldest running backup began, and comes again when that backup has ended. A running backup may
+//! also rest on older chunks, such as the chunks of a backup that was killed. If these are condemned, the commit of the
+//! running backup takes them back ([`Command::Reprieve`]): while its session is open no node deletes them. So a sweep
+//! never waits for a backup, and comes to its end on a mesh where some backup runs at every moment.
 //!
-//! A backup may be committed after its manifest was looked for. So what is not marked is *suspected* first: from then
-//! on a backup that names it says so before its commit ([`Command::Reprieve`]). Then the manifests are read that have
-//! come since the first look, and what is still suspected is condemned (invariants 4 and 5).
+//! A backup may be committed after the sweep looked for its manifest. So an unmarked chunk is *suspected* first: from
+//! then on a backup that names the chunk says so before its commit ([`Command::Reprieve`]). Then the sweep reads the
+//! manifests that have come since its first look, and condemns the chunks that are still suspected (invariants 4 and
+//! 5).
 
 use crate::janitor::Janitor;
 use crate::replies::unexpected;
@@ -40,7 +41,7 @@ const LOOK: Duration = if cfg!(test) {
 const PERIOD: Duration = Duration::from_secs(24 * 3600);
 /// The first and the longest pause after a sweep that did not come to its end.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(15 * 60));
-/// The first and the longest pause after one that has left chunks alone because a backup ran.
+/// The first and the longest pause after a sweep that has left chunks alone because a backup ran.
 const HELD_AGAIN: (Duration, Duration) = (Duration::from_secs(15 * 60), Duration::from_secs(6 * 3600));
 /// The pause after each command while backups run: several times as long as a commit takes from its look to its end.
 const GAP: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 100 });
@@ -48,9 +49,9 @@ const GAP: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 100 });
 /// When the next sweep is due. Pure.
 #[derive(Debug, Default)]
 struct Schedule {
-    /// What the last one came to; none before the first.
+    /// The outcome of the last sweep; none before the first.
     last: Option<Rest>,
-    /// Failures in a row, and sweeps in a row that left something alone.
+    /// Failures in a row, and sweeps in a row that left chunks alone.
     failed: u32,
     held: u32,
 }
@@ -104,14 +105,15 @@ pub(crate) fn backed_off((first, longest): (Duration, Duration), in_a_row: u32) 
 }
 
 impl Janitor {
-    /// Sweeps when a backup has left the catalog, and once a day, until the node stops; what has failed is tried again.
-    /// The catalog tells it, so nothing hangs on who was asked to remove the backup.
+    /// Sweeps when a backup has left the catalog, and once a day, until the node stops. A sweep that has failed is
+    /// tried again. The leader learns of removed backups from the catalog, so any node may take the request to remove
+    /// one.
     pub async fn keep_sweeping(self: Arc<Self>) {
         let mut schedule = Schedule::default();
         let mut ended = Instant::now();
         loop {
             if !self.catalog.is_leader() {
-                // Whoever leads does it for the whole mesh. It begins with a sweep.
+                // The leader sweeps for the whole mesh. A new leader begins with a sweep.
                 schedule = Schedule::default();
             } else if self.sweep_is_due(&schedule, ended.elapsed()) {
                 let seen = self.catalog.view().applied().unwrap_or_default();
@@ -188,7 +190,7 @@ impl Janitor {
         })
     }
 
-    /// Condemns what is not marked.
+    /// Condemns the chunks that are not marked.
     async fn condemn(&self, mut marking: Marking) -> Result<u64, Failure> {
         // In the order of the digests, which the second look keeps.
         let mut batches = Vec::new();
@@ -196,7 +198,8 @@ impl Janitor {
             let since = self.suspect(chunks.to_vec()).await?;
             batches.extend(chunks.last().map(|last| (*last, since)));
         }
-        // Backups that were committed since the first look. Those that come after this one take back what they name.
+        // Backups that were committed since the first look. A backup that is committed later takes back the chunks it
+        // names.
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         self.mark(&view, &mut marking).await?;
         let mut left = marking.unmarked.into_iter().peekable();
@@ -225,7 +228,7 @@ impl Janitor {
         }
     }
 
-    /// A commit is refused when something is suspected or condemned between its look and itself.
+    /// A commit is refused when a chunk is suspected or condemned between the commit's look and the commit itself.
     async fn let_commits_through(&self) {
         if self
             .catalog
@@ -237,7 +240,7 @@ impl Janitor {
         }
     }
 
-    /// Marks what the backups of all stanzas name that were not read before.
+    /// Marks the chunks that the backups of all stanzas name; manifests that were read before are passed over.
     async fn mark(&self, view: &View, marking: &mut Marking) -> Result<(), Failure> {
         let mut backups: Vec<(StanzaName, BackupLabel, Digest)> = Vec::new();
         for row in view.stanzas(None) {
@@ -255,7 +258,7 @@ impl Janitor {
             if marking.marked.contains(&manifest) {
                 continue;
             }
-            // A backup that was removed meanwhile needs no marks; one that cannot be read stops the sweep.
+            // A backup that was removed meanwhile needs no marks; a backup that cannot be read stops the sweep.
             if let Some(root) = self.reads.manifest_root(view, &stanza, &label).await? {
                 for manifest_part in &root.parts {
                     mark(&mut marks, &marking.part, &manifest_part.digest);
@@ -316,8 +319,8 @@ pub(crate) struct Candidates {
     held_by: Option<SessionId>,
 }
 
-/// The chunks of a part that are known and not condemned, but for those that a running backup may have added. The view
-/// must be a snapshot: what was added before a backup began is told by its session.
+/// The chunks of a part that are known and not condemned, without those a running backup may have added. The view must
+/// be a snapshot: each chunk's position is compared with the session of the oldest running backup.
 pub(crate) fn candidates<B: Base>(view: &View<B>, part: &Part) -> Result<Candidates, Failure> {
     let running = view.oldest_backup()?;
     let mut known = Candidates {
@@ -388,7 +391,7 @@ mod tests {
         let client = site.connect().await;
         site.create_stanza(&client).await;
         let kept = back_up(&client, "20260101-000000F", &[1; 900]).await;
-        // Left by a backup that was given up; and one that the next backup will name.
+        // The chunk `left` is of a backup that was given up; the next backup will name `named`.
         let begun = client.begin_backup("20260102-000000F").await.unwrap();
         let left = client.put_chunk(begun.session, &[2; 900]).await.unwrap();
         let named = client.put_chunk(begun.session, &[3; 900]).await.unwrap();

@@ -2,7 +2,7 @@
 //!
 //! The payload is compressed once, on the PG host, and crosses the mesh once to each node that hosts repositories; each
 //! repository is written once, by one node, and encrypted there under its own key. The caller gets an answer as soon as
-//! enough repositories have it durably; the others go on, and what they come to is told by [`LateWrites`].
+//! enough repositories have it durably. The other writes go on, and [`LateWrites`] tells their outcomes.
 
 use super::Repositories;
 use super::remote::{RemoteSlot, write_there};
@@ -26,24 +26,24 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// How often it is asked whether a repository takes more by now.
+/// How often a waiting write checks whether its repository takes more by now.
 const ADMITTED: Duration = Duration::from_millis(50);
 
-/// What has become of a write when it may be acknowledged.
+/// The outcome of a write when it may be acknowledged.
 pub struct WriteOutcome {
     /// Repositories that have it; at least as many as were asked for.
     pub durable: Vec<Written>,
     /// Repositories that do not have it yet.
     pub owed: Vec<RepoKey>,
-    /// Under which generation each was asked to write it. One that has it under a higher one found a damaged object
-    /// there.
+    /// The generation under which each repository was asked to write it. If a repository has it under a higher
+    /// generation, the node there found a damaged object.
     pub asked: BTreeMap<RepoKey, Generation>,
-    /// Those of `owed` that are still at it.
+    /// The writes to repositories of `owed` that are still under way.
     pub late: LateWrites,
 }
 
 impl WriteOutcome {
-    /// What is claimed of the repositories that have it.
+    /// The claims for the repositories that have it.
     pub fn claims(&self) -> Vec<Claim> {
         self.durable.iter().map(|written| written.claim.clone()).collect()
     }
@@ -70,7 +70,7 @@ pub struct LateWrites {
 }
 
 impl LateWrites {
-    /// The next one that is done; failures are left to the debts.
+    /// The next write that succeeds. A failed write leaves its debt in the catalog.
     pub async fn next(&mut self) -> Option<Written> {
         while let Some((repo, end)) = self.ends.recv().await {
             self.under_way = self.under_way.saturating_sub(1);
@@ -84,7 +84,7 @@ impl LateWrites {
         None
     }
 
-    /// Takes what is under way, leaving nothing.
+    /// Takes the writes under way, leaving none.
     pub fn take(&mut self) -> Self {
         std::mem::replace(self, Self::nothing())
     }
@@ -127,7 +127,7 @@ struct Start<'a> {
     held: Option<Arc<Held>>,
     ends: mpsc::UnboundedSender<End>,
     tasks: JoinSet<()>,
-    /// Set when whoever asked has the answer: what goes on then is in nobody's way.
+    /// Set when the caller has the answer. A write that goes on afterwards holds up no caller.
     answered: Arc<AtomicBool>,
 }
 
@@ -139,8 +139,9 @@ fn is_wanted(held: Option<&Arc<Held>>) -> bool {
     held.is_some_and(|held| held.is_wanted())
 }
 
-/// A write; nothing where it has gone on after the answer, its repository has fallen silent, and what it holds of the
-/// memory is wanted by those that are well (invariant 11): the debt is known.
+/// Awaits a write, and returns `None` if the write is given up. It is given up once the caller has the answer, the
+/// repository is silent, and a healthy repository needs the memory that the write holds (invariant 11). The debt is
+/// recorded.
 async fn unless_silent<T>(
     look: Duration,
     answered: &AtomicBool,
@@ -204,8 +205,8 @@ impl Start<'_> {
         }
     }
 
-    /// Writes to one repository. If it `waits`, only when the repository takes more; at once where enough others have
-    /// not come to an end by then. Whoever asked may give it up meanwhile.
+    /// Writes to one repository. With `waits`, the write waits until the repository takes more; if the object is not
+    /// acknowledged within [`ASIDE_AFTER`], it is written all the same. The caller may give it up meanwhile.
     fn one(&mut self, place: RepositoryRoute, generation: Generation, waits: bool) {
         let (object, payload, held) = (self.object.clone(), self.payload.clone(), self.held.clone());
         let mut ends = Ends::new(self.ends.clone(), [place.key()]);
@@ -225,7 +226,6 @@ impl Start<'_> {
             let result = unless_silent(LOOK, &answered, is_well, write).await;
             drop((payload, held));
             match result {
-                // Whoever asked may have gone: the debt tells the repair.
                 Some(result) => ends.end(place.key(), result),
                 None => {
                     tracing::warn!(repo = %place.key(), "a write to a silent repository is given up; it is owed");
@@ -238,13 +238,13 @@ impl Start<'_> {
 impl Repositories {
     /// Writes to all of `targets` and returns when `ack` of them have it durably (invariant 1).
     ///
-    /// Repositories that are put aside, or have as much under way as one may have, get no request, unless `ack` cannot
-    /// be reached without them. `held` is the part of the memory budget that the payload takes; what the writes that go
-    /// on after the answer do not need is given back with the answer.
+    /// A repository that is put aside, or has its limit of requests under way, gets no request, unless `ack` cannot be
+    /// reached without it. `held` is the part of the memory budget that the payload takes. With the answer, the part
+    /// that the late writes do not need is given back.
     ///
     /// # Errors
-    /// [`ExitCode::ArchiveTimeout`] when fewer than `ack` succeed: nothing may be acknowledged. What was written stays,
-    /// and is found again by the next try.
+    /// [`ExitCode::ArchiveTimeout`] when fewer than `ack` succeed: nothing may be acknowledged. Objects that were
+    /// written stay, and the next try finds them.
     pub async fn write(
         &self,
         object: &ObjectName,
@@ -257,7 +257,7 @@ impl Repositories {
             .await
     }
 
-    /// As [`write`](Self::write), and says what is done with repositories that take nothing more at present.
+    /// As [`write`](Self::write); `admission` says how repositories are treated that take nothing more at present.
     pub(super) async fn write_to(
         &self,
         object: &ObjectName,
@@ -332,7 +332,7 @@ impl Repositories {
                 }
             }
         }
-        // What is finished already costs no later catalog entry.
+        // A write that is finished already costs no later catalog entry.
         while let Ok((_, end)) = ends.try_recv() {
             match end {
                 Ok(written) => {
@@ -362,7 +362,7 @@ impl Repositories {
 /// Where a write goes.
 struct Chosen {
     chosen: Vec<(RepositoryRoute, Generation)>,
-    /// Those that take nothing more at present.
+    /// Repositories that take nothing more at present.
     aside: Vec<(RepositoryRoute, Generation)>,
     /// Why the others get nothing.
     reasons: Vec<String>,
@@ -387,15 +387,15 @@ impl Repositories {
         Chosen { chosen, aside, reasons }
     }
 
-    /// Whether the catalog counts no replica in a repository at present: what is written there would be waited for in
-    /// vain.
+    /// Whether the catalog counts no replica in a repository at present: an object written there would not count, and
+    /// its writer would wait in vain.
     fn takes_nothing(&self, key: RepoKey) -> bool {
         let record = self.catalog.view().repository(key).ok().flatten();
         record.is_some_and(|record| record.change.is_some())
     }
 
-    /// Sends what goes to a shared repository through another node there by way of a node that gets the payload anyway,
-    /// where one of those reaches it.
+    /// Saves a crossing of the mesh. If a shared repository would be reached through a node that gets no other write,
+    /// its write goes through a node that gets the payload anyway, where that node reaches it.
     fn gather(&self, chosen: &mut [(RepositoryRoute, Generation)], bytes: u64) {
         let hosts: Vec<NodeName> = chosen.iter().filter_map(|(place, _)| place.host().cloned()).collect();
         for (place, _) in chosen.iter_mut() {
@@ -451,7 +451,7 @@ mod tests {
         let (look, long) = (Duration::from_millis(1), Duration::from_millis(50));
         let never = || std::future::pending::<()>();
         let answered = AtomicBool::new(false);
-        // Before the answer it is waited for, whatever the repository seems.
+        // Before the answer the write waits, even if the repository seems silent.
         let early = tokio::time::timeout(long, unless_silent(look, &answered, || false, never()));
         assert!(early.await.is_err());
         answered.store(true, Ordering::Relaxed);

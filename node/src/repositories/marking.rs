@@ -1,4 +1,4 @@
-//! What is known of the marks in a repository, without asking it.
+//! A node's knowledge of the marks in a repository, without asking it.
 
 use pgmesh_storage::{Anchor, Mark};
 use std::time::Duration;

@@ -17,7 +17,7 @@ use std::time::Duration;
 /// The only replica that is left is asked by another way, where there is one, when it has been silent for so long.
 pub(super) const ANOTHER_WAY_AFTER: Duration = Duration::from_secs(2);
 
-/// A replica that is silent for this long is overtaken whatever the ration says.
+/// A replica that is silent for this long is overtaken even if the ration allows no hedge.
 pub(super) const OVERTAKE_ALWAYS: Duration = Duration::from_millis(500);
 
 /// A repository, as far as the choice needs to know it.
@@ -32,10 +32,10 @@ pub(super) trait Askable {
     fn patience(&self) -> Duration;
 }
 
-/// What is to be done.
+/// The next action of the reader.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ReadStep<P> {
-    /// Ask this replica; say afterwards what to do next.
+    /// Ask this replica; afterwards ask the plan for the next step.
     Ask(P, Replica),
     /// Wait for an answer: for so long, or until there is one.
     Wait(Option<Duration>),
@@ -52,7 +52,7 @@ enum State {
     Patience(Duration),
     /// The ration did not allow it.
     Overtaking,
-    /// No replica is left; another way to one of them may be.
+    /// No replica is left, but another way to one of the replicas may be.
     Last,
     /// Nothing is left but to wait.
     Waiting,
@@ -62,7 +62,7 @@ enum State {
 pub(super) struct ReadPlan<P> {
     /// The best last, where it can be taken from.
     candidates: Vec<(P, Replica)>,
-    /// What the asker does not want: it is asked when nothing else is left, not to be faster.
+    /// Replicas in these repositories are used as a last resort, never for hedging.
     avoid: Vec<RepoKey>,
     /// Which replicas were asked, and by which way.
     tried: Vec<(Replica, ViaNode)>,
@@ -70,7 +70,7 @@ pub(super) struct ReadPlan<P> {
 }
 
 impl<P: Askable> ReadPlan<P> {
-    /// Replicas that are not in `avoid` come first, then those with the best rank.
+    /// Replicas that are not in `avoid` come first, then the replicas with the best rank.
     pub(super) fn new(mut candidates: Vec<(P, Replica)>, avoid: &[RepoKey]) -> Self {
         candidates.sort_by_key(|(place, _)| Reverse((avoid.contains(&place.key()), place.rank())));
         Self {
@@ -81,7 +81,7 @@ impl<P: Askable> ReadPlan<P> {
         }
     }
 
-    /// What is to be done now.
+    /// The next action of the reader, now.
     pub(super) fn next(&mut self) -> ReadStep<P> {
         match self.state {
             State::Asking => {
@@ -186,8 +186,9 @@ mod tests {
     const BY_A: Repo = Repo(4, Some("a"), 5, false);
     const BY_B: Repo = Repo(4, Some("b"), 6, false);
 
-    /// What the plan wants, told all of it in turn: `-` a replica has failed, `-b` and by way of b it may be well; `~`
-    /// the time is over, `~+` and a hedge is allowed, `~b` and b is another way; `.` all have answered.
+    /// The steps of the plan, while it is told these outcomes in turn: `-` a replica has failed, `-b` and by way of b
+    /// it may be well; `~` the time is over, `~+` and a hedge is allowed, `~b` and b is another way; `.` all have
+    /// answered.
     fn story(repos: &[Repo], avoid: &[u16], told: &str) -> String {
         let avoid: Vec<RepoKey> = avoid.iter().map(|repo| RepoKey::new(*repo).unwrap()).collect();
         let mut plan = ReadPlan::new(repos.iter().cloned().map(with_replica).collect(), &avoid);
@@ -221,12 +222,12 @@ mod tests {
 
     #[test]
     fn which_replica_is_asked_and_when() {
-        // The replicas, those that the asker avoids, what is told, what the plan wants.
+        // Replicas, repositories to avoid, outcomes, expected steps.
         let cases: [(&[Repo], &[u16], &str, &str); 12] = [
             (&[], &[], "", "give up"),
             // The fastest is asked alone.
             (&[SLOW, FAST], &[], "", "ask 1, 20 ms"),
-            // One that is put aside comes last, however fast it was.
+            // A repository that is put aside comes last, however fast it was.
             (
                 &[ASIDE, SLOW, FAST],
                 &[],
@@ -243,7 +244,7 @@ mod tests {
                 "- - .",
                 "ask 1, 20 ms, ask 2, 2000 ms, 2000 ms, give up",
             ),
-            // One that the asker avoids is never asked to be faster, but when the others have failed.
+            // A repository to avoid is never asked for a hedge, but is asked when the others have failed.
             (&[FAST, SLOW], &[1], "~+", "ask 2, wait, wait"),
             (&[FAST, SLOW], &[1], "-", "ask 2, wait, ask 1, 2000 ms"),
             // The last one is asked by another way when it is silent; without another way it is waited for.

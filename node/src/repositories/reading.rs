@@ -17,7 +17,7 @@ use pgmesh_raft::{Claim, Replica};
 use pgmesh_storage::{ObjectName, Payload, RepoKey};
 use std::time::Duration;
 
-/// Where a payload came from, and what was found wrong on the way there.
+/// Where a payload came from, and the bad replicas that were found on the way.
 #[derive(Debug, Clone)]
 pub struct Source {
     /// The payload, its tag checked.
@@ -35,7 +35,7 @@ pub struct BadReplica {
     pub claim: Claim,
     /// It is not there at all.
     pub missing: bool,
-    /// What was found.
+    /// A description of the damage.
     pub what: String,
 }
 
@@ -51,7 +51,7 @@ pub struct ReadFailure {
     pub hopeless: bool,
 }
 
-/// What one replica answered.
+/// The answer of one replica.
 type Answer = (RepoKey, Replica, Result<Payload, SlotError>);
 
 impl Askable for RepositoryRoute {
@@ -76,7 +76,7 @@ impl Repositories {
     /// Reads an object. Replicas not in `avoid` are tried first, then by health and expected time.
     ///
     /// # Errors
-    /// When none can be read; what is damaged or missing is told in either case.
+    /// When no replica can be read. Damaged and missing replicas are named in either case.
     pub async fn read(
         &self,
         object: &ObjectName,
@@ -141,7 +141,7 @@ impl Repositories {
         Err(ReadFailure { reasons, bad, hopeless })
     }
 
-    /// Ways to replicas in shared repositories, or to one of them, that were not tried: one for each.
+    /// A way to each replica in shared repositories, or to `only` one of them, that was not tried.
     fn other_ways(&self, tried: &[(Replica, ViaNode)], only: Option<Replica>) -> Vec<(RepositoryRoute, Replica)> {
         let mut replicas: Vec<Replica> = tried.iter().map(|(replica, _)| *replica).collect();
         replicas.sort_unstable();

@@ -139,8 +139,8 @@ fn damaged_in_transit(error: &dyn std::error::Error) -> RemoteError {
     }
 }
 
-/// Writes one object to several repositories of one node: the payload crosses the mesh once. Each target's end is told
-/// to `ends` as it comes; when the node falls silent, all that are left end with that.
+/// Writes one object to several repositories of one node: the payload crosses the mesh once. Each target's outcome is
+/// sent to `ends` as it comes. When the node falls silent, that is the outcome of all targets that are left.
 pub async fn write_there(
     targets: Vec<(Arc<RemoteSlot>, Generation)>,
     object: ObjectName,

@@ -57,7 +57,7 @@ impl RepositoryRoute {
     }
 
     /// Whether a write there that is not answered can be given up: a thread that writes to a disk cannot be called
-    /// back, nor what it holds.
+    /// back, nor the memory that it holds.
     pub fn can_be_silent(&self) -> bool {
         match self {
             Self::Here(slot) => slot.settings.is_shared(),
@@ -71,7 +71,7 @@ impl RepositoryRoute {
         (aside || !self.admits(), failures, expected)
     }
 
-    /// Reads an object; its tag has been checked by whoever hosts it, its digest has not.
+    /// Reads an object. The node that hosts the repository has checked its tag, and not its digest.
     pub async fn get(&self, object: &ObjectName, generation: Generation) -> Result<Payload, SlotError> {
         match self {
             Self::Here(slot) => {
@@ -83,7 +83,7 @@ impl RepositoryRoute {
         }
     }
 
-    /// Reads an object whose digest has been checked as well by whoever hosts it.
+    /// Reads an object. The node that hosts the repository has checked its digest, too.
     pub async fn get_checked(&self, object: &ObjectName, generation: Generation) -> Result<Payload, SlotError> {
         match self {
             Self::Here(slot) => {
@@ -96,7 +96,7 @@ impl RepositoryRoute {
         }
     }
 
-    /// Reads an object under whichever generation is good.
+    /// Reads an object under any generation whose object is good.
     pub async fn get_any_generation(&self, object: &ObjectName) -> Result<Payload, SlotError> {
         match self {
             Self::Here(slot) => {
@@ -137,7 +137,7 @@ impl RepositoryRoute {
         }
     }
 
-    /// Deletes an object; one that is not there is deleted. Only the leader may.
+    /// Deletes an object; an object that is not there counts as deleted. Only the leader may.
     pub async fn delete(&self, lead: &Lead, object: &ObjectName, generation: Generation) -> Result<(), SlotError> {
         match self {
             Self::Here(slot) => {

@@ -20,7 +20,7 @@ impl Repositories {
     /// Where a repository is reached.
     ///
     /// # Errors
-    /// In words: nobody who is known hosts or reaches it.
+    /// In words: no known node hosts or reaches it.
     pub fn place(&self, key: RepoKey) -> Result<RepositoryRoute, String> {
         let view = self.catalog.view();
         match view.repository(key) {
@@ -56,7 +56,7 @@ impl Repositories {
             ));
         }
         match (self.slot(key), host) {
-            // The catalog says who hosts it: a file that still declares what another node has taken over is not right.
+            // The catalog says which node hosts it. If another node has taken it over, this node's file is out of date.
             (Some(slot), None) => Ok(RepositoryRoute::Here(slot.clone())),
             (Some(slot), Some(host)) if host == self.me => Ok(RepositoryRoute::Here(slot.clone())),
             (None, Some(host)) if host == self.me => Err(format!(
@@ -82,8 +82,8 @@ impl Repositories {
         }
     }
 
-    /// The nodes through which a shared repository is reached, the best first: those that are being drained last, then
-    /// by health.
+    /// The nodes through which a shared repository is reached, the best first: sorted by health, and nodes that are
+    /// being drained last.
     fn ways_there(&self, view: &View, key: RepoKey, uuid: &str) -> Result<Vec<Arc<RemoteSlot>>, String> {
         let nodes = view.reaching(key).map_err(|error| chain(&error))?;
         let others = nodes.into_iter().filter(|(name, _)| *name != self.me);
@@ -111,7 +111,7 @@ impl Repositories {
         }
     }
 
-    /// Another way to a shared repository than those that were tried, if one should be asked now.
+    /// A way to a shared repository that was not tried yet, if it should be asked now.
     pub(crate) fn another_way(&self, key: RepoKey, tried: &[ViaNode]) -> Option<RepositoryRoute> {
         let view = self.catalog.view();
         let record = view.repository(key).ok()??;
@@ -129,8 +129,8 @@ impl Repositories {
         new.next().map(RepositoryRoute::There)
     }
 
-    /// The way to a shared repository through one of these nodes, if it should be asked now: a payload that goes there
-    /// anyway need not cross the mesh twice.
+    /// The way to a shared repository through one of these nodes, if it should be asked now: a payload that goes to the
+    /// node anyway need not cross the mesh twice.
     pub(crate) fn way_through(&self, key: RepoKey, hosts: &[NodeName], bytes: u64) -> Option<RepositoryRoute> {
         let view = self.catalog.view();
         let record = view.repository(key).ok()??;

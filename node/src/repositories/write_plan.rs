@@ -10,21 +10,23 @@
 use pgmesh_storage::RepoKey;
 use std::time::Duration;
 
-/// When those that seemed well have not acknowledged for this long, those that were put aside are tried as well.
+/// When the repositories that seemed well have not acknowledged for this long, the write also goes to repositories that
+/// were put aside.
 pub(super) const ASIDE_AFTER: Duration = Duration::from_secs(2);
 /// So long a write at most waits, after the answer, until its repository takes more.
 pub(super) const ADMITTED_WITHIN: Duration = Duration::from_secs(10);
 
-/// What is done with repositories that take nothing more at present: put aside, or with as much under way as may be.
+/// How a write treats a repository that takes nothing more at present: it was put aside, or its limit of requests under
+/// way is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Admission {
     /// They are passed over, and owe the object.
     PassOver,
-    /// They are waited for: they have what came before.
+    /// They are waited for: they have the objects that came before this one.
     Wait,
 }
 
-/// What is to be done.
+/// The next action of the writer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum WriteStep<P> {
     /// Write to these at once.
@@ -45,7 +47,7 @@ pub(super) struct WritePlan<P> {
     ack: usize,
     at_once: Vec<P>,
     when_admitted: Vec<P>,
-    /// Those that take nothing more at present, and are needed only if the others do not suffice.
+    /// Repositories that take nothing more at present; they are written to only if the others do not suffice.
     aside: Vec<P>,
     under_way: usize,
     durable: usize,
@@ -72,12 +74,13 @@ impl<P> WritePlan<P> {
         }
     }
 
-    /// Those that are written to first: another way to one of them may be better.
+    /// The repositories that are written to first. The caller may put a better way to the same repository in their
+    /// place.
     pub(super) fn first(&mut self) -> &mut [P] {
         &mut self.at_once
     }
 
-    /// What is to be done now.
+    /// The next action of the writer, now.
     pub(super) fn next(&mut self) -> WriteStep<P> {
         if self.at_once.is_empty() && self.durable < self.ack && self.under_way == 0 && self.when_admitted.is_empty() {
             // Those put aside may have come back, and nothing is left to lose.
@@ -136,14 +139,14 @@ pub(super) fn owed(targets: impl Iterator<Item = RepoKey>, has: impl Fn(RepoKey)
     targets.filter(|target| !has(*target)).collect()
 }
 
-/// Whether a write is given up while its repository does not answer. Before the acknowledgement it is waited for,
-/// whatever the repository seems; then only as long as the repository is well, since what it holds of the memory may
-/// be wanted by those that are (invariant 11). The debt is known.
+/// Whether a write to a silent repository is given up. Before the acknowledgement the write always waits. Afterwards it
+/// waits only while the repository is well: a healthy repository may need the memory that the write holds (invariant
+/// 11), and the debt is recorded.
 pub(super) fn is_given_up(is_acknowledged: bool, is_well: bool) -> bool {
     is_acknowledged && !is_well
 }
 
-/// What becomes of a write to a repository that takes nothing more at present.
+/// The decision on a write to a repository that takes nothing more at present.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Admitted {
     /// It is written now.
@@ -154,9 +157,9 @@ pub(super) enum Admitted {
     Never,
 }
 
-/// Decides on a write that has waited for so long until its repository takes more. Not for ever: before the
-/// acknowledgement (within `before`) it may be needed all the same, and behind it (within `behind`) nobody may be
-/// listening any more.
+/// Decides on a write that has waited for so long until its repository takes more. The wait has an end. Before the
+/// acknowledgement the write may be needed all the same, so it is sent after `before`. After the acknowledgement the
+/// caller may have gone, so it is dropped after `behind`.
 pub(super) fn admitted(
     takes_more: bool,
     is_abandoned: bool,
@@ -177,8 +180,8 @@ pub(super) fn admitted(
 mod tests {
     use super::*;
 
-    /// What the plan wants, told all of it in turn: `+` wrote, `-` failed, `-b` failed and b is another way, `~` the
-    /// time is over, `.` all have ended.
+    /// The steps of the plan, while it is told these outcomes in turn: `+` wrote, `-` failed, `-b` failed and b is
+    /// another way, `~` the time is over, `.` all have ended.
     fn story(mut plan: WritePlan<&'static str>, told: &'static str) -> String {
         let mut story = Vec::new();
         let mut told = told.split_whitespace();
@@ -217,9 +220,10 @@ mod tests {
     #[test]
     fn when_a_write_is_acknowledged_and_who_is_written_to() {
         use Admission::{PassOver, Wait};
-        // How many must have it, those that are well | put aside, what is told, what the plan wants.
+        // The number of repositories that must have it; well repositories | repositories put aside; outcomes; expected
+        // steps.
         let cases = [
-            // One of two suffices, and the other is late.
+            // `ack` is 1 of 2 repositories; the other write is late.
             (1, "a b |", PassOver, "+", "write a b, wait, ok, 1 late"),
             // Not before as many have it as must.
             (
@@ -232,7 +236,7 @@ mod tests {
             // Too few are left.
             (2, "a b |", PassOver, "+ -", "write a b, wait, wait, refuse"),
             (1, "|", PassOver, "", "refuse"),
-            // One that is put aside is not needed.
+            // A repository that is put aside is not needed.
             (1, "a | x", PassOver, "+", "write a, 2 s, ok, 0 late"),
             // It is, when the others are silent, have failed, or are too few.
             (1, "a | x", PassOver, "~ +", "write a, 2 s, write x, wait, ok, 1 late"),
@@ -245,14 +249,14 @@ mod tests {
                 "+ - +",
                 "write a b, 2 s, 2 s, write x, wait, ok, 0 late",
             ),
-            // One that has what came before is waited for, unless it is needed at once.
+            // A repository that has the objects before this one is waited for, unless it is needed at once.
             (1, "a | x", Wait, "+", "write a, later x, wait, ok, 1 late"),
             (2, "a | x", Wait, "+ +", "write a x, wait, wait, ok, 0 late"),
             // Another way takes the place of one that has failed.
             (1, "a |", PassOver, "-b +", "write a, wait, write b, wait, ok, 0 late"),
             // Nothing is heard any more.
             (1, "a | x", PassOver, ".", "write a, 2 s, refuse"),
-            // Nobody must have it: all that are well are written to, and nobody waits.
+            // `ack` is 0: all well repositories are written to, without a wait.
             (0, "a | x", PassOver, "", "write a, ok, 1 late"),
         ];
         for (ack, places, admission, told, expected) in cases {
@@ -300,7 +304,7 @@ mod tests {
             (no, no, no, 2, Yes),
             (no, no, yes, 2, NotYet),
             (no, no, yes, 10, Never),
-            // Whoever asked has given the file up.
+            // The caller has given the file up.
             (no, yes, no, 0, Never),
             (no, yes, no, 2, Never),
         ] {

@@ -8,7 +8,7 @@ use pgmesh_storage::{Generation, ObjectName, Payload, StoreError};
 /// One repository that has the object durably.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
-    /// Under which generation, and in which repository: by the identity of the one that the bytes went to.
+    /// The generation, the repository, and the identity of the repository that the bytes went to.
     pub claim: Claim,
     /// Bytes at rest.
     pub stored: u64,

@@ -81,7 +81,7 @@ impl Node {
         })
     }
 
-    /// What a node's token is for: a name, and the node whose place it takes, where that is meant.
+    /// The role of a node's token: its name, and the node whose place it takes, where that is meant.
     async fn node_token(&self, name: Option<&str>, force: bool) -> Result<TokenRole, Failure> {
         let name = name.ok_or_else(|| {
             Failure::new(
@@ -211,8 +211,8 @@ impl Node {
         Ok(())
     }
 
-    /// Another number for a node whose disk lacks what it has promised under the one that it has. A leader with a
-    /// majority gives it out, so whatever was acknowledged is on the others.
+    /// A new number for a node whose disk lacks what it has promised under its old number. A leader with a majority
+    /// gives it out, so each acknowledged entry is on the other nodes.
     pub(crate) async fn renumber(&self, member: &MemberCertificate, begin: BeginAnew) -> Result<NewNumber, Failure> {
         let name: NodeName = member
             .name
@@ -243,7 +243,7 @@ impl Node {
         }
     }
 
-    /// Where whoever joins finds the mesh: this node first, and others in case it is gone by then.
+    /// The addresses at which a joining node finds the mesh: this node first, and others in case it is gone by then.
     fn token_addresses(&self) -> Vec<String> {
         let mut addresses = vec![self.settings.advertise.clone()];
         for node in self.addresses() {
@@ -267,7 +267,7 @@ impl Node {
     }
 }
 
-/// The catalog's identifiers are longer than those of this version's tokens; the rest is zero.
+/// A token's identifier as the catalog has it: the catalog's identifiers are longer, and the rest is zero.
 fn catalog_token_id(bytes: &[u8]) -> TokenId {
     let mut id = [0; 16];
     for (to, from) in id.iter_mut().zip(bytes) {

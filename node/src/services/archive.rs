@@ -30,7 +30,7 @@ const SHORT_FILE: u64 = 1 << 20;
 /// How often a push is tried again when the catalog moved under it.
 pub(super) const TRIES: usize = 4;
 
-/// What was read in a file.
+/// Facts that the node has read in the content of a file.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Read<'a> {
     /// The lines of a history file.
@@ -71,8 +71,9 @@ impl Archive {
         self.archive(actor, &push, &file, &payload, read, &held).await
     }
 
-    /// Refuses a push by what it says of itself, before its body takes memory: no file of a cluster is longer than its
-    /// WAL segments, but for histories, which are short. What this node does not know yet is looked at later.
+    /// Refuses a push that announces too much, before its body takes memory: no file of a cluster is longer than its
+    /// WAL segments, except histories, which are short. If this node does not know the cluster yet, the push is checked
+    /// later.
     pub(crate) fn expects(&self, push: &PushSegment) -> Result<(), Failure> {
         let record = self.catalog.view().stanza(&push.stanza)?;
         let current = record.as_ref().and_then(StanzaRecord::current);
@@ -196,7 +197,7 @@ impl Archive {
         })))
     }
 
-    /// Commits what was written; what is acknowledged then stays.
+    /// Commits a written object. Once the push is acknowledged, the object stays.
     pub(super) async fn commit_push(
         &self,
         actor: &str,
@@ -237,7 +238,7 @@ impl Archive {
             }
             Err(error) => return Err(Failure::from(error).into()),
         };
-        // Another catalog may have taken over meanwhile: what is acknowledged in this one would be lost.
+        // If another catalog has taken over meanwhile, a push acknowledged in this one would be lost.
         self.refuse_if_taken_over()?;
         Ok(pushed(already, aside.is_some(), &replicas, &plan.all))
     }
@@ -274,7 +275,7 @@ impl Core {
         self.claim_late(object, digest, claims);
     }
 
-    /// Claims what repositories come to have after the answer.
+    /// Claims replicas that are written after the answer.
     pub(super) fn claim_late(
         &self,
         object: ObjectRef,
@@ -352,7 +353,7 @@ impl Plan {
     }
 }
 
-/// What is to be done with a push.
+/// The plan for a push.
 pub(super) enum Planned {
     /// It is written.
     Write(Box<Plan>),
@@ -360,7 +361,7 @@ pub(super) enum Planned {
     Already(Pushed),
 }
 
-/// What a push may end in, besides success.
+/// The ways in which a push can fail.
 pub(super) enum PushError {
     /// The catalog moved since the look at it: look again.
     Moved,
@@ -530,7 +531,7 @@ mod tests {
         assert_eq!(branches.last().unwrap().parent, TimelineId(own - 1));
     }
 
-    /// Memory for a body is taken by what is said of it.
+    /// The memory for a body is taken by its announced length.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_push_that_announces_more_than_a_segment_is_refused_before_its_body() {
         let site = TestNode::start(SessionTimes::default()).await;

@@ -17,9 +17,9 @@ pub(super) struct Filed {
     pub(super) file: WalFileName,
     /// Why it is set aside, if it is.
     pub(super) aside: Option<command::Aside>,
-    /// What is archived under that name.
+    /// The record of the archived file of that name.
     pub(super) known: Option<SegmentRecord>,
-    /// What is still to be found of it, where its content comes later.
+    /// The condition that the content must meet, where it comes later.
     pub(super) condition: Option<Condition>,
 }
 
@@ -56,7 +56,7 @@ impl Archive {
         let given = content.digest();
         let known = archived(view, &push.stanza, database, file)?;
         let digest = known.as_ref().map(|record| record.object.digest);
-        // The same bytes are no harm: a server that was promoted archives some of what its primary has archived.
+        // The same bytes are no harm: a promoted server archives some of the files that its primary has archived.
         let archived_here = |known| Filed {
             file: *file,
             aside: None,
@@ -139,7 +139,7 @@ impl Archive {
         self.check_shared(&self.catalog.view(), database, push, file, contents, lengths)
     }
 
-    /// Invariant 3: it begins as what is archived under its name does, up to where the server's timeline left.
+    /// Invariant 3: the file begins as the archived file of its name does, up to where the server's timeline left.
     fn check_shared(
         &self,
         view: &View,
@@ -162,7 +162,7 @@ impl Archive {
         Err(self.explained(view, database, push, refusal, parting))
     }
 
-    /// So many bytes of a file are as those that are archived under its name.
+    /// How many bytes at the beginning of a file are as in the archived file of its name.
     async fn parting(&self, mut comparison: Comparison, payload: &Payload) -> Result<u64, Failure> {
         let (suite, given) = (self.suite(), payload.clone());
         let opened = tasks::blocking("opening a segment", move || given.open(suite)).await;
@@ -180,7 +180,7 @@ impl Archive {
     }
 }
 
-/// A comparison with what is archived under a file's name; none where nothing is.
+/// A comparison with the archived file of the same name; none where no such file is archived.
 fn comparison(
     view: &View,
     database: &Database,
@@ -192,7 +192,7 @@ fn comparison(
     Ok(refs::known(view, &object)?.map(|known| Comparison::new(object, known, segment)))
 }
 
-/// A file that is set aside must begin as what is archived under its name does, up to where the timeline of its server
+/// A file that is set aside must begin as the archived file of its name does, up to where the timeline of its server
 /// left (invariant 3).
 pub(super) struct Condition {
     pub(super) comparison: Comparison,
@@ -201,7 +201,7 @@ pub(super) struct Condition {
     known: Digest,
 }
 
-/// What is archived under a name, and known by more than its name: that is archived anew.
+/// The record of an archived file. If the catalog knows only its name, the file is archived anew.
 fn archived(
     view: &View,
     stanza: &StanzaName,

@@ -101,7 +101,7 @@ impl Backups {
         }
     }
 
-    /// Which chunks need not be sent: those that enough repositories hold. A condemned chunk counts as absent.
+    /// Whether each chunk need not be sent, since enough repositories hold it. A condemned chunk counts as absent.
     pub fn query_chunks(&self, query: &QueryChunks) -> Result<Vec<bool>, Failure> {
         if query.digests.len() > QUERY_LIMIT {
             return Err(Failure::new(
@@ -222,7 +222,8 @@ impl Backups {
                         continue;
                     }
                     Checked::Whole(whole) => {
-                        // However long the look took: what comes now is short. Not for ever.
+                        // The look may have taken long, but the rest of the commit is short, so the patience begins
+                        // anew; not for ever.
                         looks += 1;
                         if looks <= LOOKS {
                             patience = Patience::begin();
@@ -396,7 +397,7 @@ pub(super) fn random_key() -> Result<ResumeKey, Failure> {
     Ok(key)
 }
 
-/// Chunks are shared between stanzas: one that is not what its digest says would poison the others' backups.
+/// Chunks are shared between stanzas: a chunk with other content than its digest says would poison other backups.
 async fn checked(payload: Payload, suite: DigestSuite) -> Result<Payload, Failure> {
     let (payload, opened) = tasks::blocking("checking a chunk", move || {
         let opened = payload.open(suite).map(drop);
@@ -438,8 +439,8 @@ fn too_thin(thin: Thin, ack: usize) -> Failure {
     )
 }
 
-/// Where a chunk is to be written, each time under a name that is assigned to it: nowhere else may anything lie under
-/// that name that is to be deleted. `at_least` is what the catalog has asked for meanwhile.
+/// Where a chunk is to be written, in each repository under a name that is assigned to it: an object under any other
+/// name may be about to be deleted. `at_least` is the generation that the catalog has asked for meanwhile.
 pub(crate) fn chunk_targets<B: Base>(
     view: &View<B>,
     digest: Digest,
@@ -483,7 +484,7 @@ fn check_root(root: &ManifestRoot, stanza: &StanzaName, label: &BackupLabel) -> 
     ))
 }
 
-/// What the catalog keeps of a manifest.
+/// The catalog's record of a manifest.
 pub(crate) fn backup_record(
     root: &ManifestRoot,
     manifest: StoredObject,
@@ -521,7 +522,7 @@ mod tests {
     use crate::testing::{SUITE, TestNode, manifest_of_file, stanza};
     use pgmesh_storage::Codec;
 
-    /// What a restore would refuse is no backup, and a client that says so is told at once.
+    /// A backup that a restore would refuse is refused at once.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_backup_with_a_file_beside_the_clusters_directory_of_a_tablespace_is_refused() {
         const LABEL: &str = "20260101-000000F";

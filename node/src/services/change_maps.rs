@@ -1,8 +1,8 @@
 //! Which blocks archived segments have changed: for each segment a map, made after it was pushed, and kept beside it.
 //!
-//! A map saves a backup reading and is of no other use. So whatever goes wrong with one costs nothing but the map: it
-//! is made anew of the archived segment when it is asked for. PostgreSQL summarises its WAL itself from 17 on, so there
-//! nothing is made before somebody asks.
+//! A map saves a backup reading and is of no other use. So an error costs only the map: when a backup asks for it, the
+//! map is made anew of the archived segment. From version 17 on PostgreSQL summarises its WAL itself, so for these
+//! versions a map is made only when a backup asks.
 
 use super::archive::{Read, current_database};
 use super::joined;
@@ -21,9 +21,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// After so long an answer is given with what there is, so that an asker whose maps must be made sees that it goes on.
+/// After so long a node answers with the maps that it has, so that a client whose maps must be made sees progress.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The bytes of maps in one answer; the rest of a message is for what is around them.
+/// The bytes of maps in one answer; the other fields of the message need the rest.
 const ANSWER_LIMIT: usize = MESSAGE_LIMIT - (256 << 10);
 
 /// A segment that is being pushed, as far as a map is made of it.
@@ -36,7 +36,7 @@ pub(crate) struct MapSource {
 }
 
 impl MapSource {
-    /// What is needed to make a map of a pushed file; `None` for files without one.
+    /// The source of the map of a pushed file; `None` for files without a map.
     pub(crate) fn of(push: &PushSegment, body: &Bytes, held: &Arc<Held>) -> Option<Self> {
         let Ok(WalFileName::Segment(name)) = push.file.parse() else {
             return None;
@@ -71,7 +71,7 @@ impl Wanted {
     }
 }
 
-/// A change map, what is stored of it, and the content that it was made of.
+/// A change map, the payload that is stored of it, and the digest of its segment.
 struct Made<'m> {
     map: &'m SegmentMap,
     payload: Payload,
@@ -134,12 +134,12 @@ impl Archive {
         let payload = joined(push.payload, body)?;
         let of = payload.digest;
         let (map, payload) = self.map(&wanted, payload).await?;
-        // What the segment took is not needed for the map.
+        // The map does not need the memory of its segment.
         drop(held);
         self.keep(&wanted, Made { map: &map, payload, of }).await
     }
 
-    /// The maps of consecutive segments, as many as an answer takes; those that are missing are made.
+    /// The maps of consecutive segments, as many as an answer takes. Missing maps are made.
     pub(crate) async fn change_maps(&self, ask: ChangeMaps) -> Result<ChangeMapsReply, Failure> {
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let (_, database) = current_database(&view, &ask.stanza)?;
@@ -169,7 +169,7 @@ impl Archive {
                     break;
                 }
                 Err(failure) if answer.maps.is_empty() => return Err(failure),
-                // Whoever goes on from here hears it.
+                // The client's next request begins here, and gets the failure.
                 Err(_) => break,
             };
             length += map.len();
@@ -186,7 +186,7 @@ impl Archive {
         Ok(answer)
     }
 
-    /// A map that is kept, or one that is made now; `None` when the segment is not archived.
+    /// A map from the archive, or a new one; `None` when the segment is not archived.
     async fn map_to_answer(&self, view: &View, wanted: &Wanted) -> Result<Option<Bytes>, Failure> {
         match self.kept_map(view, wanted).await {
             Ok(Some(map)) => return Ok(Some(map)),
@@ -272,8 +272,7 @@ impl Archive {
         Ok(Some((map, payload, of)))
     }
 
-    /// Makes a map of a segment, and what is stored of it.
-    /// Makes the map of a segment that lies in parts, one after the other.
+    /// Makes the map of a segment in parts, one part after the other.
     async fn map_parts(
         &self,
         wanted: &Wanted,
@@ -305,6 +304,7 @@ impl Archive {
         Ok((map, payload, known.digest))
     }
 
+    /// Makes a map of a segment, and the payload that is stored of it.
     async fn map(&self, wanted: &Wanted, segment: Payload) -> Result<(SegmentMap, Payload), Failure> {
         let (name, size, version) = (wanted.name, wanted.database.segment_size, wanted.version());
         let suite = self.suite();
@@ -315,8 +315,8 @@ impl Archive {
             .map_err(|error| Failure::new(ExitCode::Assert, "making a change map").because(error))?
     }
 
-    /// Archives a map. One that is of no use is not kept: it would save nothing, and a later version of pgmesh may make
-    /// more of the segment.
+    /// Archives a map. A map whose changes are unknown is not kept: it would save no reading, and a later version of
+    /// pgmesh may make a better one of the segment.
     async fn keep(&self, wanted: &Wanted, made: Made<'_>) -> Result<(), Failure> {
         let Made { map, payload, of } = made;
         if let Err(why) = map.changes() {
@@ -333,7 +333,7 @@ impl Archive {
             system_id: wanted.database.system_id,
             version: wanted.version(),
             header_timeline: wanted.name.timeline,
-            // Nobody's: a node makes it.
+            // A node makes the map, no server.
             server: Server {
                 instance: String::new(),
                 machine: String::new(),

@@ -1,4 +1,4 @@
-//! How far a file that is pushed is as the one that is archived under its name, piece by piece.
+//! Compares a pushed file with the archived file of its name, piece by piece, up to the first difference.
 
 use crate::reads::Reads;
 use crate::refs::Known;

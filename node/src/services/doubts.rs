@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
-/// Files that are doubted at once. What a client says is only its word, and a file is long.
+/// Files that are doubted at once. A client's doubt needs no proof, and a file is long, so there is a limit.
 pub(crate) const DOUBTED_AT_ONCE: usize = 16;
 
 /// The files whose copies are being read, or wait for it.
 #[derive(Default)]
 pub(crate) struct Doubts {
     files: Mutex<BTreeMap<ObjectRef, watch::Receiver<()>>>,
-    /// Held by the one that reads.
+    /// Held by the task that reads.
     pub(crate) turn: tokio::sync::Mutex<()>,
 }
 

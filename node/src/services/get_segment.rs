@@ -44,7 +44,7 @@ impl Archive {
                     return Ok(Got::Said(SegmentReply::Hole(hole)));
                 }
             }
-            // The view is newer than what was looked at when the request came.
+            // This view is newer than the view that was checked when the request came.
             self.refuse_loss(&view)?;
             let past = view.past()?;
             if let Some(repo) = past.unlisted.first() {
@@ -76,7 +76,7 @@ impl Archive {
         if let Some(of) = known.parts() {
             let doubted: Vec<RepoKey> = get.doubted.iter().filter_map(|repo| RepoKey::new(*repo).ok()).collect();
             let avoid = self.beside_doubted(&object, &known, avoid, doubted).await;
-            // Without those that were found to be bad.
+            // The record without the replicas that were found to be bad.
             let known = refs::known(&self.catalog.view(), &object)?.unwrap_or(known);
             let file = PartedFile {
                 object,
@@ -136,7 +136,7 @@ impl Archive {
     }
 }
 
-/// What is answered to a request for a WAL file.
+/// The answer to a request for a WAL file.
 pub(crate) enum Got {
     /// It is not there.
     Said(SegmentReply),
@@ -155,7 +155,7 @@ pub(crate) struct PartedFile {
 }
 
 impl PartedFile {
-    /// What is said before the parts.
+    /// The answer that precedes the parts.
     pub(crate) fn reply(&self) -> SegmentReply {
         SegmentReply::InParts {
             digest: self.known.digest,

@@ -12,12 +12,12 @@ use std::time::Duration;
 /// not wait for a silent node.
 const GLANCE_LIMIT: Duration = Duration::from_millis(500);
 
-/// What each node says of itself, or why it could not be asked.
+/// The account of each node on itself, or the reason why the node could not be asked.
 pub(super) type Accounts = BTreeMap<String, Result<NodeStatus, String>>;
 
 impl Node {
-    /// How each repository does: by the account of the node that hosts it, where that answers; a shared one that is
-    /// well here is well.
+    /// The health of each repository, by the account of its host, where the host answers. A shared repository that is
+    /// well on this node is well.
     pub(crate) async fn healths(&self, view: &View) -> Result<BTreeMap<RepoKey, HealthInfo>, Failure> {
         let records = view.repositories()?;
         let mut asked: BTreeSet<String> = BTreeSet::new();

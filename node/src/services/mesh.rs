@@ -19,9 +19,9 @@ use std::time::Duration;
 
 /// How long another node may take to say how it does.
 const ASK_LIMIT: Duration = Duration::from_secs(2);
-/// How long the leader may take to find out who answers.
+/// How long the leader may take to find out which nodes answer.
 const LEADER_LIMIT: Duration = Duration::from_secs(6);
-/// How long the group may take to become what was asked for.
+/// How long the group may take to reach the membership that was asked for.
 const CHANGE_LIMIT: Duration = Duration::from_secs(20);
 
 impl Node {
@@ -301,7 +301,7 @@ impl Node {
     }
 }
 
-/// What scans have found that the catalog does not know.
+/// The objects that scans have found and the catalog does not know.
 fn orphan_info(scan: &OrphanScan) -> OrphanInfo {
     let amount = |Amount { objects, bytes }| AmountInfo { objects, bytes };
     let found = scan.ended.map(|ended| ended.found).unwrap_or_default();
@@ -328,7 +328,7 @@ fn hosted(view: &View) -> Result<BTreeMap<NodeName, Vec<RepoKey>>, Failure> {
     Ok(hosted)
 }
 
-/// Somebody must serve the clients.
+/// At least one node must serve the clients.
 fn refuse_last_in_service(view: &View, node: &NodeName) -> Result<(), Failure> {
     let others = view
         .nodes()?
@@ -344,8 +344,8 @@ fn refuse_last_in_service(view: &View, node: &NodeName) -> Result<(), Failure> {
     .remedy("'pgmesh node resume NAME' puts another one into service first"))
 }
 
-/// A node that hosts repositories takes them with it, and the last one that reaches a shared one the way there: that
-/// must be meant.
+/// A node that is removed takes the repositories that it hosts with it. If it is the last node that reaches a shared
+/// repository, the way there goes, too. The operator must confirm that with `force`.
 fn refuse_host(view: &View, node: &NodeName, force: bool) -> Result<(), Failure> {
     if force {
         return Ok(());

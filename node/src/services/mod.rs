@@ -1,4 +1,4 @@
-//! What the node does on request, one file a kind of request. The dispatch is in `server`.
+//! The requests that a node carries out, one file for each kind. `dispatch` takes them from the connections.
 
 mod admin;
 mod archive;

@@ -1,4 +1,4 @@
-//! What other nodes ask of the repositories that this node hosts or reaches.
+//! The requests of other nodes to the repositories that this node hosts or reaches.
 
 use crate::Node;
 use crate::core::Core;
@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 impl Node {
-    /// Writes an object to repositories of this node, each under its own key; what becomes of each is told to `ends`.
+    /// Writes an object to repositories of this node, each under its own key; each outcome is sent to `ends`.
     ///
     /// The payload's digest is not checked here: the node that sends it has done so, or the repair that reads it will.
     pub(crate) async fn store_object(&self, store: StoreObject, body: Bytes, ends: mpsc::Sender<Stored>) {
@@ -55,7 +55,7 @@ impl Node {
                     }),
                     Err(error) => Err(remote_error(&error)),
                 };
-                // Whoever asked may have gone: what was written is found again by the next try.
+                // The sending node may have gone. Its next try finds the object that was written.
                 let _ = ends.send(stored(slot.key, outcome)).await;
             }));
         }

@@ -41,8 +41,8 @@ impl Reads {
         }
     }
 
-    /// Reads replicas once more, to the digest, whose content was found to be other than it should be: a good tag
-    /// proves only that these bytes were written there. Those that are bad are withdrawn.
+    /// Reads replicas once more, to the digest, after their content was found to be wrong: a good tag proves only that
+    /// these bytes were written there. Bad replicas are withdrawn.
     pub(crate) async fn doubt(&self, object: &ObjectRef, known: &Known, repos: &[RepoKey]) {
         let mut bad = Vec::new();
         for replica in known.replicas.iter().filter(|replica| repos.contains(&replica.repo)) {
@@ -96,7 +96,7 @@ impl Reads {
             let payload = place.get(&known.name.of_part(part), replica.generation).await?;
             match self.digested(payload, hasher).await {
                 Ok((_, digested)) => hasher = digested,
-                // It was checked where it was read: what was lost on the way proves nothing.
+                // The part was checked by the node that read it: damage on the way to this node proves nothing.
                 _ => return Ok(true),
             }
         }
@@ -167,7 +167,7 @@ impl Reads {
                 let stored_twice = stored.stored_length.saturating_mul(2);
                 stored_twice.saturating_add(stored.plain_length)
             }
-            // A condemned one, or one that this node has not heard of: of the usual size.
+            // A chunk that is condemned, or that this node has not heard of, is taken to be of the usual size.
             _ => USUAL_CHUNK,
         }
     }
@@ -202,7 +202,7 @@ impl Reads {
         };
         let known = match self.catalog.view_linearizable().await {
             Ok(view) => refs::known(&view, &object)?,
-            // Without a majority a restore goes on from what this node last knew: nothing can be deleted meanwhile.
+            // Without a majority a restore goes on with this node's last view: nothing can be deleted meanwhile.
             Err(error) => match refs::known(&self.catalog.view(), &object)? {
                 Some(known) => Some(known),
                 None => return Err(error.into()),
@@ -232,7 +232,7 @@ pub(super) async fn report(catalog: &Catalog, actor: &str, object: &ObjectRef, b
             } else {
                 DebtReason::Damaged
             },
-            // What cannot be told in full is told all the same.
+            // A long text is shortened, so that the report is accepted.
             what: limits::shortened(replica.what.clone(), limits::REASON),
         };
         if let Err(error) = catalog.propose(actor, command).await {
@@ -241,7 +241,7 @@ pub(super) async fn report(catalog: &Catalog, actor: &str, object: &ObjectRef, b
     }
 }
 
-/// The pieces of an opened chunk, packed again. The outer error is of the chunk, the inner one of the ranges.
+/// The pieces of an opened chunk, packed again. The outer error is of the chunk, the inner error of the ranges.
 fn cut(payload: &Payload, suite: DigestSuite, ranges: &[(u32, u32)]) -> Result<Result<Payload, Failure>, PayloadError> {
     let plain = payload.open(suite)?;
     let mut pieces = Vec::new();

@@ -1,5 +1,5 @@
-//! What a server is told whose WAL is refused (invariant 12): who was seen where, where the two part, and the one
-//! command that goes on in each case.
+//! The message to a server whose WAL is refused (invariant 12): which servers were seen where, where their WAL parts,
+//! and the one command that goes on in each case.
 
 use crate::archive::Archive;
 use pgmesh_postgres::{Lsn, WalFileName};
@@ -7,8 +7,8 @@ use pgmesh_protocol::{Failure, PushSegment, utc};
 use pgmesh_raft::{Database, Refusal, View};
 
 impl Archive {
-    /// Adds to a refusal what is known of the other server. `parting` is the first position at which the two contents
-    /// differ, where they were compared.
+    /// Adds the known facts about the other server to a refusal. `parting` is the first position at which the two
+    /// contents differ, where they were compared.
     pub(super) fn explained(
         &self,
         view: &View,

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 const LISTED: usize = MESSAGE_LIMIT / 2;
 
 impl Node {
-    /// How a repository is asked. What another node asks is asked of this one's own: it has chosen the way.
+    /// The way to a repository. If another node asks, it has chosen this way, so this node's own slot is taken.
     fn asked_place(&self, repo: RepoKey, from_node: bool) -> Result<RepositoryRoute, Failure> {
         if from_node {
             return self.own_slot(repo).map(|slot| RepositoryRoute::Here(slot.clone()));
@@ -53,7 +53,7 @@ impl Node {
         }
     }
 
-    /// Another way to a shared repository, where the one that was taken is to blame.
+    /// Another way to a shared repository, where the failure is of the way that was taken.
     fn next_way(
         &self,
         repo: RepoKey,
@@ -130,10 +130,10 @@ impl Node {
         Ok(self.links.within(host, self.settings.io_timeout, work).await?)
     }
 
-    /// Makes this node's definition of a repository the mesh's. The options that changed.
+    /// Makes this node's definition of a repository the mesh's. Returns the options that changed.
     ///
     /// # Errors
-    /// `asked` is what the file of whoever asks says: where this node runs with something else, nothing is changed.
+    /// `asked` is the definition in the user's file. If this node runs with another definition, nothing is changed.
     pub async fn update_repository(
         &self,
         actor: &str,

@@ -35,7 +35,7 @@ impl Backups {
         })
     }
 
-    /// Ends any session. What it was, in words.
+    /// Ends any session. Returns its description in words.
     pub(crate) async fn terminate_session(&self, actor: &str, session: u64) -> Result<String, Failure> {
         let session = SessionId(LogIndex(session));
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
@@ -90,7 +90,8 @@ impl Backups {
     }
 }
 
-/// The oldest open sessions, and how many are open in all; `quiet` is what the nodes say of those that they keep alive.
+/// The oldest open sessions, and the number of open ones. `quiet` has the nodes' reports on the sessions they keep
+/// alive.
 pub(super) fn session_states(view: &View, quiet: &BTreeMap<u64, u64>) -> Result<(Vec<SessionStatus>, u64), Failure> {
     let sessions = view.sessions()?;
     let open = sessions.len() as u64;

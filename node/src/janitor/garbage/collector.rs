@@ -1,4 +1,4 @@
-//! What the collector does, and in which order; the model in `node/src/model` drives it through random histories.
+//! The steps of the collector, and their order; the model in `node/src/model` drives it through random histories.
 //!
 //! ```text
 //! confirm that this node leads ─► read a page in one snapshot ─► delete ─► forget (or keep)
@@ -6,9 +6,9 @@
 //!        └──────────────────────── the next page ◄────────────────────────────┘
 //! ```
 //!
-//! What is deleted is carried from the snapshot to the deletion and never looked up again: in between, a chunk may have
-//! been uploaded anew. Its new objects have other names (decision 18), and `Command::Forget` passes it over, since it
-//! is not condemned any more as of the position that was read.
+//! The objects to delete are carried from the snapshot to the deletion and never looked up again: in between, a chunk
+//! may have been uploaded anew. Its new objects have other names (decision 18), and `Command::Forget` passes the chunk
+//! over, since it is not condemned any more as of the position that was read.
 
 use futures::StreamExt;
 use futures::stream;
@@ -22,14 +22,14 @@ use std::future::Future;
 
 /// How many are deleted and forgotten in one step; few in tests, so that a collection there takes several.
 const PAGE: usize = if cfg!(test) { 4 } else { 256 };
-/// How many marks of what is kept one command has; few in tests, so that several commands are needed there.
+/// The limit of `Kept` marks in one command; few in tests, so that several commands are needed there.
 const MARKS: usize = if cfg!(test) { 3 } else { limits::ITEMS };
 /// Deletions under way at once: a store across a network takes its time for each. Some must wait in tests, too.
 const AT_ONCE: usize = if cfg!(test) { 2 } else { 8 };
-/// After so many refusals a repository is asked no more this time for what it keeps, and the next time from there on.
+/// After so many refusals a collection asks a repository for no more kept objects; the next one goes on from there.
 const REFUSALS: usize = 1000;
 
-/// What became of one object.
+/// The outcome of a deletion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Deletion {
     /// It is not there any more.
@@ -40,7 +40,7 @@ pub(crate) enum Deletion {
     Stays,
 }
 
-/// What a collection works on: a node's catalog and repositories.
+/// The catalog and the repositories of a node, on which a collection works.
 pub(crate) trait Ground: Sync {
     /// The catalog's tables.
     type Tables: Snapshots;
@@ -60,7 +60,7 @@ pub(crate) trait Ground: Sync {
     fn propose(&self, command: Command) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
-/// Deletes what may be deleted now: objects of what the catalog does not know any more, and condemned chunks.
+/// Deletes the objects that may be deleted now: objects that the catalog does not know any more, and condemned chunks.
 pub(crate) async fn collect<G: Ground>(ground: &G) -> Result<Collected, Failure> {
     let objects = collect_objects(ground).await?;
     let chunks = collect_chunks(ground).await?;
@@ -113,7 +113,7 @@ async fn collect_chunks<G: Ground>(ground: &G) -> Result<Collected, Failure> {
     Ok(collected)
 }
 
-/// How far a repository was asked for what it keeps.
+/// The result of asking a repository to delete objects that it has kept.
 pub(crate) struct Asked {
     /// Where to go on the next time; none from the beginning.
     pub(crate) after: Option<GarbageKey>,
@@ -121,7 +121,7 @@ pub(crate) struct Asked {
     pub(crate) is_open: bool,
 }
 
-/// Asks a repository for what it has kept, from `after` on.
+/// Asks a repository to delete the objects that it has kept, from `after` on.
 pub(crate) async fn ask_for_kept_of<G: Ground>(
     ground: &G,
     repo: RepoKey,
@@ -156,7 +156,7 @@ async fn forget_garbage<G: Ground>(ground: &G, garbage: Vec<GarbageObject>) -> R
     ground.propose(Command::ForgetGarbage { garbage }).await
 }
 
-/// Deletes several; those that are gone, and those that are kept.
+/// Deletes several objects. Returns the deleted ones, then the kept ones.
 async fn dispose_of_all<G: Ground>(
     ground: &G,
     lead: &G::Lead,
@@ -186,8 +186,8 @@ async fn dispose_of_all<G: Ground>(
     (gone, kept)
 }
 
-/// Deletes the objects that a condemned chunk had when it was read. Answers when none is left but those that their
-/// repositories keep, and names these.
+/// Deletes the objects that a condemned chunk had when it was read. When each is deleted, or kept by its repository, it
+/// returns the chunk and the kept objects.
 async fn delete_chunk<G: Ground>(
     ground: &G,
     lead: &G::Lead,
@@ -210,8 +210,8 @@ async fn delete_chunk<G: Ground>(
     Some((condemned.chunk, kept))
 }
 
-/// Chunks and the marks of what is kept of them, as one command may have them: each repository may keep one of each
-/// chunk.
+/// Distributes chunks, and the marks of their kept objects, over commands within their limit: each repository may keep
+/// an object of each chunk.
 fn in_commands(gone: Vec<(CondemnedChunk, Vec<GarbageKey>)>) -> Vec<(Vec<CondemnedChunk>, Vec<GarbageKey>)> {
     let mut commands: Vec<(Vec<CondemnedChunk>, Vec<GarbageKey>)> = Vec::new();
     for (chunk, mut marks) in gone {
@@ -231,7 +231,7 @@ fn in_commands(gone: Vec<(CondemnedChunk, Vec<GarbageKey>)>) -> Vec<(Vec<Condemn
 struct Page<K, T> {
     /// The key of the last row that was looked at; none when there was none.
     last: Option<K>,
-    /// What may be deleted of them.
+    /// The rows whose objects may be deleted.
     useless: Vec<T>,
 }
 
@@ -242,7 +242,7 @@ struct CondemnedObjects {
     replicas: Vec<Replica>,
 }
 
-/// The next condemned chunks. `view` must be a snapshot, of what is carried to the deletion.
+/// The next condemned chunks. `view` must be a snapshot, since the replicas are carried to the deletion.
 fn condemned_page<B: Base>(
     view: &View<B>,
     after: Option<&Digest>,
@@ -285,7 +285,7 @@ fn garbage_page<B: Base>(
     Ok(Page { last, useless })
 }
 
-/// The next marks of what a repository keeps. No session can need any of it: none could when it was set aside.
+/// The next marks of objects that a repository keeps. No session can need them: none could when they were set aside.
 fn kept_page<B: Base>(
     view: &View<B>,
     repo: RepoKey,
@@ -303,7 +303,7 @@ fn may_delete(oldest: Option<SessionId>, since: pgmesh_raft::LogIndex) -> bool {
     oldest.is_none_or(|session| session.0 > since)
 }
 
-/// The name of an object that the catalog no longer knows, from what the garbage record keeps of it.
+/// The name of an object that the catalog no longer knows, from the fields of its garbage record.
 fn name_of(key: &GarbageKey, garbage: &Garbage) -> Option<ObjectName> {
     let digest = garbage.digest;
     match &key.object {

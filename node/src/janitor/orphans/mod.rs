@@ -1,16 +1,16 @@
-//! Finding objects that lie in a repository and that the catalog does not know (decision 36): of uploads that were
-//! refused, of backups and pushes that were killed before the catalog heard of their objects, of deletions that were
-//! overtaken by a late write.
+//! Finding orphans: objects in a repository that the catalog does not know (decision 36). They come from uploads that
+//! were refused, from backups and pushes that were killed before the catalog heard of their objects, and from deletions
+//! that were overtaken by a late write.
 //!
-//! Once in `orphan-scan-interval` each repository is listed, a folder after the other. What the catalog does not know
-//! is noted there; what is noted already, and is still unknown although every session of that time has ended, is
-//! proposed as garbage. `apply` looks at each name once more, and the collector deletes what is garbage then. So
-//! nothing here decides what is deleted, and whatever this node does not know, because its catalog lags behind, because
-//! it is repeated, or because another node scans as well, costs another look.
+//! Once in `orphan-scan-interval` each repository is listed, a folder after the other. An object that the catalog does
+//! not know is noted in the catalog. If a noted object is still unknown after every session of that time has ended, it
+//! is proposed as garbage. `apply` looks at each name once more, and the collector deletes the garbage. So no deletion
+//! is decided here. If this node lacks knowledge, because its catalog lags behind, because a scan is repeated, or
+//! because another node scans as well, that costs another look and no object.
 //!
-//! One node scans a repository: its host; of a shared one the leader if it reaches it, else the first that does. How
-//! far it has come is in the catalog, so another one goes on there. What lies in a folder that it has not finished is
-//! listed again.
+//! One node scans a repository: its host, or for a shared repository the leader if it reaches it, else the first node
+//! that does. The progress of the scan is in the catalog, so another node goes on there. A folder that is not finished
+//! is listed again.
 
 mod names;
 mod scan;
@@ -31,7 +31,7 @@ const LOOK: Duration = Duration::from_secs(60);
 const AGAIN: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
 
 impl Janitor {
-    /// Looks repositories through until the node stops, one at a time. One that hangs holds the others up until its
+    /// Scans repositories until the node stops, one at a time. A repository that hangs holds the others up until its
     /// request is given up.
     pub async fn keep_finding_orphans(self: Arc<Self>) {
         self.repositories
@@ -84,7 +84,7 @@ impl Janitor {
             return Ok(false);
         };
         let serves = |service: Option<NodeService>| service == Some(NodeService::InService);
-        // What the catalog does not know may be needed.
+        // In a doubted catalog, objects that it does not know may be needed.
         let may = self.may_forget() && self.is_ours(slot);
         if !may || !serves(view.node(&self.name)?.map(|node| node.service)) {
             return Ok(false);
@@ -101,7 +101,7 @@ impl Janitor {
     }
 }
 
-/// The node that looks a shared repository through, of those that reach it: the leader, or the first in service.
+/// The node that scans a shared repository: of the nodes that reach it, the leader, or the first in service.
 fn scanner(reaching: &[(NodeName, NodeRecord)], leader: Option<u64>) -> Option<&NodeName> {
     let mut serving = reaching
         .iter()

@@ -1,9 +1,9 @@
-//! Which names of chunks the catalog knows in one repository, in memory that does not grow with them (invariant 11).
+//! The names of chunks that the catalog knows in one repository, in memory that does not grow with them (invariant 11).
 //!
-//! In an encrypted repository a path does not tell the digest, so a chunk that a listing shows cannot be looked up.
-//! Instead the names of all chunks that the catalog knows are made once, and kept as a Bloom filter. It takes some
-//! unknown names for known, never a known one for unknown. Each filter errs about other names, so that what one scan
-//! does not see a later one does.
+//! In an encrypted repository a path does not tell the digest, so a listed chunk cannot be looked up. Instead the names
+//! of all chunks that the catalog knows are made once, and kept as a Bloom filter. It takes some unknown names for
+//! known, never a known name for unknown. Each filter errs about other names, so a later scan finds the orphans that an
+//! earlier one has missed.
 
 use super::Failure;
 use crate::bloom::Bloom;
@@ -21,7 +21,7 @@ const LARGEST: u64 = 64 << 20;
 const HASHES: u64 = 3;
 /// Rows that are read at a time on a blocking thread.
 const PAGE: usize = if cfg!(test) { 3 } else { 16 << 10 };
-/// The pause after each page: a scan is in nobody's way.
+/// The pause after each page: a scan holds up no other work.
 const PAUSE: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 10 });
 
 /// The names.
@@ -46,8 +46,8 @@ impl Names {
         Self::with_room(0, 0)
     }
 
-    /// Those of all chunks that the catalog knows in a repository: replicas, condemned ones with them, garbage, and
-    /// what the repository keeps.
+    /// The names of all chunks that the catalog knows in a repository: replicas (of condemned chunks, too), garbage,
+    /// and objects that the repository keeps.
     pub(super) async fn read(view: &View, repository: &Repository, repo: RepoKey) -> Result<Self, Failure> {
         let mut seed = [0; 8];
         random::fill(&mut seed)
@@ -111,7 +111,7 @@ impl Names {
         self.bloom.add(hashes(self.seed, name, generation));
     }
 
-    /// Whether it may be one of these; never `false` for one that is.
+    /// Whether the name may be known; never `false` for a known name.
     pub(super) fn may_have(&self, name: StoredName, generation: Generation) -> bool {
         self.bloom.may_have(hashes(self.seed, name, generation))
     }

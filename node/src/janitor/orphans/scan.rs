@@ -23,15 +23,15 @@ use std::time::Duration;
 const CHUNK_FOLDERS: u16 = 256;
 /// With the folder of all else.
 pub(super) const FOLDERS: u16 = CHUNK_FOLDERS + 1;
-/// After so many folders what was found is told.
+/// The scan reports its findings to the catalog after so many folders.
 const TELL_EVERY: u16 = 64;
-/// What was found and not told yet; few in tests, so that it is told in the midst of a folder there.
+/// The scan also reports as soon as it has so many suspects; few in tests, so that it reports within a folder there.
 const SUSPECTS: usize = if cfg!(test) { 3 } else { 4096 };
 /// Objects that are judged at a time on a blocking thread, and between two pauses: as many as one request lists.
 const PAGE: usize = 1000;
 /// The pause: 20,000 objects a second at most.
 const PAUSE: Duration = Duration::from_millis(50);
-/// What was found is held against names that are no older, where there are new ones to be had.
+/// Before suspects are reported, names older than this are read anew.
 const FRESH: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 600 });
 /// Orphans of one command; few in tests, so that several commands are needed there.
 const BATCH: usize = if cfg!(test) { 2 } else { 512 };
@@ -70,25 +70,25 @@ pub(super) struct Scan<'a> {
     began: LogIndex,
     /// The oldest session that was open when this node began with it.
     oldest: Option<SessionId>,
-    /// The first folder of which it was not told what was found.
+    /// The first folder whose findings are not reported yet.
     from: u16,
     found: OrphanTally,
-    /// What was seen before.
+    /// Orphans that were sighted before.
     rows: BTreeMap<String, SightedOrphan>,
-    /// What of that was seen again in the folders of which it was not told.
+    /// Orphans of `rows` that were sighted again, in folders that are not reported yet.
     again: BTreeSet<String>,
     names: Arc<Names>,
     suspects: Vec<Suspect>,
     /// Whether the repository deletes anything at all: else unknown objects are counted only.
     deletes: bool,
-    /// Something was unknown for which the table of what was seen had no room.
+    /// The table of sighted orphans had no room for some unknown object.
     is_full: bool,
-    /// Something was noted or discarded.
+    /// An orphan was noted or discarded.
     has_progress: bool,
 }
 
 impl<'a> Scan<'a> {
-    /// Goes on with what was left unfinished, or begins a new one.
+    /// Goes on with an unfinished scan, or begins a new one.
     pub(super) async fn begin(
         janitor: &'a Janitor,
         slot: &'a Slot,
@@ -175,7 +175,7 @@ impl<'a> Scan<'a> {
         Failure::new(ExitCode::RepoInvalid, format!("repo{} cannot be listed", self.slot.key)).because(why)
     }
 
-    /// Adds those of a page that the catalog does not know to the suspects.
+    /// Adds the objects of a page that the catalog does not know to the suspects.
     async fn look_at(&mut self, page: Vec<Listed>) -> Result<(), Failure> {
         let mut suspects = Vec::new();
         for listed in page {
@@ -190,7 +190,7 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
-    /// Those of the suspects that the catalog does not know in this view, and that it can have named.
+    /// The suspects that this view of the catalog does not know. Names that it cannot have assigned count as foreign.
     async fn unknown(&mut self, view: View, mut suspects: Vec<Suspect>) -> Result<Vec<Suspect>, Failure> {
         let (repository, repo, names) = (self.repository.clone(), self.slot.key, self.names.clone());
         let judging = tasks::blocking("judging names", move || {
@@ -217,8 +217,8 @@ impl<'a> Scan<'a> {
         Ok(suspects)
     }
 
-    /// Tells the catalog what was found in the folders up to this one: what is new, what was seen before and is unknown
-    /// still, and what is not unknown any more.
+    /// Reports the folders up to `done` to the catalog: new orphans, orphans that are due, and sighted orphans that
+    /// have vanished or are known now.
     async fn tell(&mut self, done: u16) -> Result<(), Failure> {
         let (mut sighted, due) = self.sift().await?;
         let mut gone: Vec<String> = Vec::new();
@@ -234,7 +234,7 @@ impl<'a> Scan<'a> {
             let some = gone.split_off(gone.len() - GONE);
             self.note(Some(self.from), Vec::new(), some).await?;
         }
-        // What is beyond would go through the log for nothing.
+        // The catalog would drop orphans beyond its limit; they need not go through the log.
         let waiting = self.janitor.catalog.view().orphan_scan(self.slot.key)?.waiting.objects;
         let room = limits::ORPHANS
             .saturating_sub(waiting)
@@ -248,8 +248,8 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
-    /// What of the suspects is unknown still, as the catalog is now: what nobody has seen before, with its bytes, and
-    /// what this is the second look at.
+    /// The suspects that are still unknown to the catalog as it is now. First the orphans that are sighted for the
+    /// first time, with their bytes; then the orphans that are due, since an earlier scan sighted them.
     async fn sift(&mut self) -> Result<(Vec<(String, u64)>, Vec<Suspect>), Failure> {
         let suspects = std::mem::take(&mut self.suspects);
         let is_chunk = |suspect: &Suspect| matches!(suspect.path, ObjectPath::Chunk { .. });
@@ -288,7 +288,7 @@ impl<'a> Scan<'a> {
         Ok((sighted, due))
     }
 
-    /// Proposes as garbage what was seen twice. What has vanished meanwhile is added to `gone`.
+    /// Proposes orphans that were sighted twice as garbage. Objects that have vanished meanwhile are added to `gone`.
     async fn discard(&mut self, due: Vec<Suspect>, gone: &mut Vec<String>) -> Result<(), Failure> {
         let mut orphans = Vec::new();
         for suspect in due {
@@ -336,7 +336,7 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
-    /// In an encrypted repository the name does not tell the digest, by which the catalog knows what it is.
+    /// The digest of a suspect's content. In an encrypted repository the name does not tell it, so the object is read.
     async fn digest_of(&self, suspect: &Suspect) -> Result<Content, Failure> {
         if let Some(digest) = self.repository.digest_in(&suspect.path) {
             return Ok(Content::Is(digest));
@@ -390,14 +390,14 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// What lies under a path.
+/// The content of the object at a path.
 enum Content {
     Is(Digest),
     Gone,
     Unreadable,
 }
 
-/// What the catalog says of an object of which only the path is known.
+/// The catalog's judgement of an object of which only the path is known.
 enum Judgement {
     Known,
     Unknown,
@@ -424,7 +424,7 @@ fn judge(
     }
     let told = repository.digest_in(path);
     if told.is_none() && is_chunk {
-        // What was assigned to it is looked at when it was read.
+        // Whether the catalog can have assigned the name is checked once the digest is read from the object.
         let may_be = (generation.0 as usize) < limits::LOSS_GENERATIONS;
         return Ok(if may_be { Judgement::Unknown } else { Judgement::Foreign });
     }

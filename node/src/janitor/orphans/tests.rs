@@ -17,7 +17,7 @@ fn slot(site: &TestNode) -> Arc<Slot> {
     site.node.own_slot(repo()).unwrap().clone()
 }
 
-/// Writes an object that nobody tells the catalog of. Its digest.
+/// Writes an object without telling the catalog. Returns its digest.
 async fn leave(site: &TestNode, content: &[u8], generation: u32, name: impl FnOnce(Digest) -> ObjectName) -> Digest {
     let payload = Payload::pack(SUITE, Codec::None, None, content).unwrap();
     let repository = slot(site).repository().unwrap();
@@ -103,7 +103,7 @@ async fn orphans_of_each_kind_go(site: &TestNode) {
     site.node.janitor.collect_garbage().await.unwrap();
     assert_eq!(files(site).len(), known.len() + 10);
 
-    // Whatever was under way then has not ended yet.
+    // This session begins after the first look, and is still open at the second.
     let begun = client.begin_backup("20260103-000000F").await.unwrap();
     let again = scan(site).await;
     assert_eq!(again.waiting.objects, 0, "it began after the first look");
@@ -124,7 +124,7 @@ async fn orphans_of_each_kind_go(site: &TestNode) {
         (last.ended.unwrap().found.unknown, last.discarded),
         (Amount::default(), found.unknown)
     );
-    // What is known is whole still.
+    // The known objects are whole still.
     let get = GetSegment {
         stanza: stanza(),
         file: "000000010000000000000001".to_owned(),
@@ -161,7 +161,7 @@ async fn orphans_in_an_encrypted_repository_are_read_to_know_what_they_are() {
         "it takes no room"
     );
     assert!(path.exists());
-    // Only when it was read is it known what has been assigned.
+    // Whether the catalog has assigned a name is known once the object is read.
     leave(&site, &[22; 500], 50, ObjectName::Chunk).await;
     assert_eq!(scan(&site).await.ended.unwrap().found.foreign, 1);
     let read = scan(&site).await;
@@ -243,7 +243,7 @@ async fn a_scan_goes_on_in_the_folder_where_the_last_one_was_left() {
     assert_eq!(next.waiting.objects, before, "the others were seen for the second time");
 }
 
-/// In an encrypted repository only the names that were read when the scan began tell what is known.
+/// In an encrypted repository a scan knows a chunk only by the names that it read when it began.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_uploaded_while_a_scan_runs_is_not_noted() {
     let site = TestNode::start_encrypted(SessionTimes::default()).await;
@@ -333,7 +333,7 @@ async fn where_there_is_no_room_the_next_scan_begins_at_once() {
     let look = async || site.node.janitor.find_orphans(&slot(&site)).await.unwrap();
     assert!(look().await, "there was no room, and there is now");
     let waiting = || site.node.catalog.view().orphan_scan(repo()).unwrap().waiting.objects;
-    // Those in the folders that came after the last one had room.
+    // There was room for orphans in the folders that are reported together with the last folder.
     assert!(waiting() <= u64::from(number));
     assert!(!look().await, "there is room for all");
 }
