@@ -3,16 +3,17 @@
 
 use crate::budget::Budget;
 use crate::committer::Committer;
+use crate::failed_joins::FailedJoins;
 use crate::links::Links;
 use crate::mesh_file::MeshFile;
 use crate::repositories::Repositories;
 use crate::sessions::{RunningTime, SharedSession};
 use crate::settings::{Layout, NodeSettings};
 use crate::supervisor::Supervisor;
-use pgmesh_raft::{Catalog, NodeName};
+use pgmesh_raft::{Catalog, LogIndex, NodeName};
 use pgmesh_storage::DigestSuite;
 use std::sync::Arc;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 /// Wakes the repair.
@@ -56,6 +57,9 @@ pub struct Core {
     pub(crate) started: Instant,
     /// Keeps the workers running, and counts their unexpected ends.
     pub(crate) supervisor: Arc<Supervisor>,
+    pub(crate) failed_joins: FailedJoins,
+    /// The position of the last revocation that this node has applied.
+    pub(crate) revocations: watch::Sender<LogIndex>,
 }
 
 impl Core {

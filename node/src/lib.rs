@@ -12,8 +12,8 @@
 //! - The messages are [`pgmesh_protocol`]'s; `bounds` has their largest sizes.
 //! - `server` accepts, `dispatch` serves a connection, `authorize` decides by role, `services` carry out.
 //! - `repositories` write to all at once and read from the best one; `health` ranks them.
-//! - `shut_out` decides whose certificate counts; `acquaintances` are the nodes that a node takes for members before
-//!   its catalog does.
+//! - `certificates` lists and revokes certificates, `shut_out` decides which of them count, `failed_joins` limits the
+//!   joins of strangers; `acquaintances` are the nodes that a node takes for members before its catalog does.
 //! - `links` are the ways to other nodes, `consensus` carries Raft over them, `membership` decides which nodes vote.
 //! - [`rebuild`]: a catalog made anew from one repository alone; no network.
 //! - A node is made of parts, each with the state that it alone uses (decision 41): `reads`, `archive`, `backups`,
@@ -41,10 +41,12 @@ mod backups;
 mod bloom;
 pub mod bounds;
 mod budget;
+mod certificates;
 mod committer;
 mod consensus;
 mod core;
 mod dispatch;
+mod failed_joins;
 mod fate;
 mod handover;
 mod health;

@@ -7,6 +7,7 @@ use crate::budget::Budget;
 use crate::committer::Committer;
 use crate::consensus::Consensus;
 use crate::core::{Core, RepairBell};
+use crate::failed_joins::FailedJoins;
 use crate::init::node_names;
 use crate::janitor::Janitor;
 use crate::leading::Lead;
@@ -118,6 +119,8 @@ impl Node {
             announcing: tokio::sync::Notify::new(),
             started: Instant::now(),
             supervisor,
+            failed_joins: FailedJoins::default(),
+            revocations: tokio::sync::watch::Sender::default(),
             links,
             settings,
             layout,

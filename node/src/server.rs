@@ -1,5 +1,6 @@
 //! The daemon: starts, accepts connections, stops cleanly. What is served on them is in `dispatch`.
 
+use crate::certificates::actor_of;
 use crate::dispatch::Served;
 use crate::init::lock_directory;
 use crate::past::Era;
@@ -148,19 +149,22 @@ async fn serve_connection(node: Arc<Node>, incoming: pgmesh_transport::Incoming)
         return;
     }
     let actor = match peer.member() {
-        Some(member) => format!("{} {}", member.role.kind(), member.name),
+        Some(member) => {
+            node.note_unknown(member);
+            actor_of(member)
+        }
         None => "joining".to_owned(),
     };
     tracing::debug!(%remote, actor, "connected");
     let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
     node.backups.clients.connected(number);
-    let remote = remote.ip().to_canonical();
-    let served = Arc::new(Served::new(node.clone(), peer.clone(), actor, remote, number));
+    let served = Arc::new(Served::new(node.clone(), &session, actor.clone(), number));
     tokio::select! {
         () = served.accept_streams(&session) => {}
         why = node.until_shut_out(&peer) => {
             tracing::warn!(%remote, why, "a connection is closed");
             session.close(CloseCode::FORBIDDEN, &with_era(&node, &why));
+            node.end_sessions_of(&actor, &peer, number).await;
         }
     }
     node.backups.clients.disconnected(number, node.running.now());

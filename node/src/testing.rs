@@ -15,7 +15,7 @@ use pgmesh_storage::{
     PartRef, PartWriter, Passphrase, Payload, StanzaName,
 };
 use pgmesh_transport::{
-    Client, Connection, ConnectionLost, Fingerprint, Identity, MemberCertificate, MeshId, Role, Server,
+    Client, ConnectError, Connection, ConnectionLost, Fingerprint, Identity, MemberCertificate, MeshId, Role, Server,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -118,12 +118,21 @@ impl TestNode {
     }
 
     pub(crate) async fn connect_as(&self, identity: &Identity) -> Connected {
+        self.try_connect_as(identity).await.unwrap()
+    }
+
+    /// Where it is served.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub(crate) async fn try_connect_as(&self, identity: &Identity) -> Result<Connected, ConnectError> {
         let client = Client::new(identity).unwrap();
-        let connection = client.connect(&self.address).await.unwrap();
-        Connected {
+        let connection = client.connect(&self.address).await?;
+        Ok(Connected {
             connection,
             _client: client,
-        }
+        })
     }
 
     pub(crate) async fn wait(&self, what: &str, mut wanted: impl FnMut(&Node) -> bool) {

@@ -12,7 +12,7 @@ type Worker = fn(Arc<Node>) -> BoxFuture<'static, ()>;
 
 /// All but the renewal of certificates, which needs the server, too. Each of them begins from the catalog and from the
 /// repositories whenever it is started, so it can be started again.
-const WORKERS: [(&str, Policy, Worker); 13] = [
+const WORKERS: [(&str, Policy, Worker); 14] = [
     ("sessions", Restart, |node| {
         Box::pin(node.backups.clone().keep_sessions())
     }),
@@ -37,6 +37,9 @@ const WORKERS: [(&str, Policy, Worker); 13] = [
     }),
     ("losses", Restart, |node| {
         Box::pin(node.janitor.clone().keep_searching_lost())
+    }),
+    ("revocations", Restart, |node| {
+        Box::pin(node.core.clone().keep_hearing_revocations())
     }),
     ("announcing", Restart, |node| Box::pin(node.keep_announcing())),
     ("leading", Restart, |node| Box::pin(node.keep_leading())),

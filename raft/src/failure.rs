@@ -76,6 +76,10 @@ fn stanza_of(refusal: &Refusal) -> Option<&StanzaName> {
     }
 }
 
+/// What the holder of a certificate does that counts no more.
+const JOIN_AGAIN: &str =
+    "join again with a new token: 'pgmesh invite' on a node, then 'pgmesh join --force TOKEN' here";
+
 fn verdict(refusal: &Refusal) -> (ExitCode, Option<&'static str>) {
     use Refusal as R;
     match refusal {
@@ -279,6 +283,27 @@ fn verdict(refusal: &Refusal) -> (ExitCode, Option<&'static str>) {
                 "choose another node-name; or, if that node has lost its disk for good: 'pgmesh invite --role=node NAME --force' makes a token \
                  with which another takes its place",
             ),
+        ),
+        R::NeedsLevel { .. } => (
+            ExitCode::VersionNotSupported,
+            Some("finish the upgrade of all nodes first: 'pgmesh node list' shows their programs"),
+        ),
+        R::NameTaken { .. } => (
+            ExitCode::OptionInvalid,
+            Some(
+                "join under another name: 'pgmesh join TOKEN NAME'; or, if that host is gone or is this one: 'pgmesh client revoke NAME' \
+                 first, or a token of 'pgmesh invite --force', which revokes it; the token is still good",
+            ),
+        ),
+        R::CertificateRevoked(_) => (ExitCode::Crypto, Some(JOIN_AGAIN)),
+        R::OtherHolder { .. } => (ExitCode::Crypto, Some(JOIN_AGAIN)),
+        R::UnknownCertificate(_) => (
+            ExitCode::OptionInvalid,
+            Some("'pgmesh client list' names them; a node and its administrator go with 'pgmesh node remove'"),
+        ),
+        R::LastAdministrator(_) => (
+            ExitCode::CommandInvalid,
+            Some("give --force: the administrators of the nodes (in their node-path) are left"),
         ),
         R::TokenUnknown | R::TokenExpired { .. } | R::TokenUsed { .. } => (
             ExitCode::Crypto,

@@ -1,5 +1,9 @@
 //! Why the catalog does not accept a command. A refused command changes nothing.
 
+mod words;
+
+use words::{and_others, has, others_owe, shown, switch, wrong_token};
+
 use pgmesh_postgres::{Lsn, PgVersion, SegmentName, SystemId, TimelineId, WalFileName};
 use pgmesh_storage::{BackupLabel, Digest, Generation, RepoKey, StanzaName};
 use serde::{Deserialize, Serialize};
@@ -548,6 +552,42 @@ pub enum Refusal {
     /// A record that a repository describes while the catalog is rebuilt, and that the catalog has otherwise.
     #[error("the catalog has {0} already, with other content than the repository describes")]
     KnownOtherwise(String),
+
+    /// The catalog is not at the level that knows the command.
+    #[error("this needs apply level {level}, and the mesh is at level {current}: the program of some node is older")]
+    NeedsLevel {
+        /// The level that knows it.
+        level: u32,
+        /// The catalog's.
+        current: u32,
+    },
+    /// Another key has a certificate of that name that counts.
+    #[error("the mesh has a {role} {name} already, with another key ({key})")]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// The role's word.
+        role: String,
+        /// The first digits of the key's SHA-256.
+        key: String,
+    },
+    /// The certificate's key was revoked.
+    #[error("the certificate of {0} was revoked")]
+    CertificateRevoked(String),
+    /// A certificate of this key has another name or role.
+    #[error("the certificate for this key is {known}'s, not {given}'s, or of another role")]
+    OtherHolder {
+        /// The name that it has.
+        known: String,
+        /// The name that was given.
+        given: String,
+    },
+    /// No certificate has that name.
+    #[error("no client, administrator, monitor or restoring host of the mesh is called {0}")]
+    UnknownCertificate(String),
+    /// Whoever asks would shut itself out, and no other administrator was invited.
+    #[error("{0} is the last administrator who was invited, and would revoke its own certificate")]
+    LastAdministrator(String),
 }
 
 /// An object uploaded under a generation that is condemned or garbage.
@@ -557,49 +597,4 @@ pub struct StaleGeneration {
     pub digest: Digest,
     /// The lowest generation that may be used.
     pub generation: Generation,
-}
-
-fn wrong_token(is_for_node: bool) -> &'static str {
-    if is_for_node {
-        "this join token is for a node, and was not used with 'pgmesh node join'"
-    } else {
-        "this join token is for a client or an administrator, not for a node"
-    }
-}
-
-fn others_owe(repo: RepoKey, other: RepoKey, debts: Option<u64>) -> String {
-    let owed = match debts {
-        Some(debts) => {
-            format!("owes {debts} objects, too many to check whether repo{repo} has the only replica of one of them")
-        }
-        None => "is new, and its debts are not recorded in full yet".to_owned(),
-    };
-    format!(
-        "repo{repo} may have the only replica of some objects: repo{other}, the most complete of the others, {owed}"
-    )
-}
-
-fn and_others(others: u32) -> String {
-    match others {
-        0 => String::new(),
-        others => format!(", and {others} more"),
-    }
-}
-
-fn shown(value: &Option<String>) -> &str {
-    value.as_deref().unwrap_or("(not set)")
-}
-
-fn has(level: Option<u32>) -> String {
-    match level {
-        Some(level) => format!("levels up to {level}"),
-        None => "not announced its levels yet".to_owned(),
-    }
-}
-
-fn switch(switch: Option<Lsn>) -> String {
-    match switch {
-        Some(lsn) => format!("left at {lsn}"),
-        None => "no such line".to_owned(),
-    }
 }

@@ -5,7 +5,8 @@ use std::{path::Path, time::Duration};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519, SanType, SerialNumber,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519, PublicKeyData, SanType,
+    SerialNumber,
 };
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer};
 use time::OffsetDateTime;
@@ -221,17 +222,7 @@ impl MeshCa {
         not_before: OffsetDateTime,
         not_after: OffsetDateTime,
     ) -> Result<Vec<u8>, CaError> {
-        if csr_der.len() > MAX_REQUEST_LENGTH {
-            return Err(CaError::Request(format!(
-                "it is longer than {MAX_REQUEST_LENGTH} bytes"
-            )));
-        }
-        // Checks the request's own signature: its sender has the key.
-        let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr_der))
-            .map_err(|error| CaError::Request(error.to_string()))?;
-        if *request.public_key.algorithm() != PKCS_ED25519 {
-            return Err(CaError::Request("its key is not Ed25519".to_owned()));
-        }
+        let request = read_request(csr_der)?;
         let mut params = self.member_params(role, name)?;
         params.not_before = not_before;
         params.not_after = not_after;
@@ -246,10 +237,10 @@ impl MeshCa {
     }
 
     fn member_params(&self, role: &Role, name: &MemberName) -> Result<CertificateParams, CaError> {
-        if let Role::Client { stanzas } = role
-            && stanzas.len() > MAX_STANZAS
-        {
-            return Err(CaError::Terms(format!("a client has at most {MAX_STANZAS} stanzas")));
+        if role.stanzas().len() > MAX_STANZAS {
+            return Err(CaError::Terms(format!(
+                "a certificate is for at most {MAX_STANZAS} stanzas"
+            )));
         }
         let text = |text: &str| text.try_into().map_err(crypto("naming a certificate"));
         let mut params = CertificateParams::default();
@@ -273,6 +264,33 @@ impl MeshCa {
         let key = PrivatePkcs8KeyDer::from(self.key_pkcs8.as_slice());
         KeyPair::from_pkcs8_der_and_sign_algo(&key, &PKCS_ED25519).map_err(crypto("reading the authority's key"))
     }
+}
+
+/// Checks a certificate request as [`MeshCa::sign_csr`] does, and signs nothing: it is well-formed, signed by its own
+/// key, and that is an Ed25519 key. Returns SHA-256 of the public key, as [`MemberCertificate::key`] has it.
+///
+/// [`MemberCertificate::key`]: crate::MemberCertificate::key
+///
+/// # Errors
+/// [`CaError::Request`].
+pub fn key_of_request(csr_der: &[u8]) -> Result<Fingerprint, CaError> {
+    let request = read_request(csr_der)?;
+    Ok(Fingerprint::of(&request.public_key.subject_public_key_info()))
+}
+
+fn read_request(csr_der: &[u8]) -> Result<CertificateSigningRequestParams, CaError> {
+    if csr_der.len() > MAX_REQUEST_LENGTH {
+        return Err(CaError::Request(format!(
+            "it is longer than {MAX_REQUEST_LENGTH} bytes"
+        )));
+    }
+    // Checks the request's own signature: whoever asks has the key.
+    let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr_der))
+        .map_err(|error| CaError::Request(error.to_string()))?;
+    if *request.public_key.algorithm() != PKCS_ED25519 {
+        return Err(CaError::Request("its key is not Ed25519".to_owned()));
+    }
+    Ok(request)
 }
 
 fn common_name(name: &str) -> DistinguishedName {
@@ -314,9 +332,14 @@ mod tests {
             Role::Admin,
             Role::Client { stanzas },
             Role::Client { stanzas: vec![] },
+            Role::Monitor,
+            Role::Restore {
+                stanzas: vec!["main".parse().unwrap()],
+            },
         ] {
             let csr = KeyRequest::generate().unwrap().csr_der().unwrap();
             let member = MemberCertificate::parse(&ca.sign_csr(&csr, &role, &name(), YEAR).unwrap()).unwrap();
+            assert_eq!(key_of_request(&csr).unwrap(), member.key);
             assert_eq!(
                 (&member.mesh_id, &member.name, &member.role),
                 (ca.mesh_id(), &name(), &role)
@@ -358,7 +381,11 @@ mod tests {
     #[test]
     fn bad_requests_are_refused() {
         let ca = new_ca();
-        let sign = |csr: &[u8]| ca.sign_csr(csr, &Role::Admin, &name(), YEAR);
+        let sign = |csr: &[u8]| {
+            let signed = ca.sign_csr(csr, &Role::Admin, &name(), YEAR);
+            assert_eq!(key_of_request(csr).is_ok(), signed.is_ok());
+            signed
+        };
         assert!(matches!(sign(b"no"), Err(CaError::Request(_))));
         assert!(matches!(sign(&[0; 5000]), Err(CaError::Request(_))));
         let mut tampered = KeyRequest::generate().unwrap().csr_der().unwrap();

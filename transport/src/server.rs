@@ -15,6 +15,7 @@ use tokio::{
 use crate::{
     certificate::{CertificateError, MemberCertificate},
     identity::Identity,
+    joining::Joining,
     lost::CloseCode,
     role::Role,
     session::{Peer, Session},
@@ -90,7 +91,7 @@ pub enum EstablishError {
         source: CertificateError,
     },
     /// Too many clients are joining.
-    #[error("{remote} wants to join, and {MAX_JOINING} others do so now")]
+    #[error("{remote} wants to join, and {MAX_JOINING} others with good tokens do so now")]
     TooManyJoining {
         /// The client.
         remote: SocketAddr,
@@ -117,7 +118,7 @@ struct Shared {
     tuning: Tuning,
     handshakes: Arc<Semaphore>,
     sessions: Arc<Semaphore>,
-    joining: Arc<Semaphore>,
+    joining: Arc<Joining>,
 }
 
 impl Server {
@@ -141,7 +142,7 @@ impl Server {
             tuning,
             handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
             sessions: Arc::new(Semaphore::new(MAX_SESSIONS)),
-            joining: Arc::new(Semaphore::new(MAX_JOINING)),
+            joining: Joining::new(MAX_JOINING),
         };
         Ok(Self {
             endpoint,
@@ -274,21 +275,28 @@ async fn establish(
         .await
         .map_err(handshake_error)?;
     let peer = admit(&connection, remote)?;
-    let mut permits = vec![permit];
+    let mut place = None;
     match &peer {
         Peer::Member(_) => shared.tuning.admit_member(&connection),
         Peer::Joining => {
-            let joining = shared.joining.clone().try_acquire_owned().map_err(|_| {
+            let Some((taken, gone)) = shared.joining.take(&connection) else {
                 close(&connection, CloseCode::BUSY, "too many are joining at the moment");
-                EstablishError::TooManyJoining { remote }
-            })?;
-            permits.push(joining);
+                return Err(EstablishError::TooManyJoining { remote });
+            };
+            if let Some(gone) = gone {
+                close(
+                    &gone,
+                    CloseCode::BUSY,
+                    "others are joining, and this connection has shown no token",
+                );
+            }
+            place = Some(Arc::new(taken));
         }
     }
     welcome::send(&connection)
         .await
         .map_err(|source| EstablishError::Welcome { remote, source })?;
-    Ok(Session::new(connection, peer, permits))
+    Ok(Session::new(connection, peer, permit, place))
 }
 
 /// The client's identity, from the negotiated protocol and the verified certificate. A client that is refused has been

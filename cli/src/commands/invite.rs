@@ -19,10 +19,10 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
         .collect::<Result<Vec<_>, Failure>>()?;
     let role = config.required_text("role")?.to_owned();
     let name = config.argument(0).map(|name| name.to_string_lossy().into_owned());
-    if role != "node" && (name.is_some() || config.flag("force")) {
-        let what = format!("a token for a {role} takes no NAME, and no --force: it replaces no node");
+    if role != "node" && name.is_some() {
+        let what = format!("a token for the role {role} takes no NAME");
         return Err(Failure::new(ExitCode::OptionInvalid, what)
-            .remedy("leave NAME and --force out, or make a node's token: --role=node NAME"));
+            .remedy("leave NAME out and give it to 'pgmesh join', or make a node's token: --role=node NAME"));
     }
     let invite = CreateInvite {
         role,

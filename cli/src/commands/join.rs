@@ -35,7 +35,9 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
         token_id: token.id,
         secret: token.secret.clone(),
         csr,
-        name: host_name(),
+        name: config
+            .argument(1)
+            .map_or_else(host_name, |name| name.to_string_lossy().into_owned()),
         node: None,
     };
     let accepted = redeem(&connection, join).await?;

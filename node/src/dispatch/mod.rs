@@ -18,7 +18,7 @@ use pgmesh_protocol::{
 use pgmesh_raft::{LogIndex, SessionId};
 use pgmesh_runtime::tasks;
 use pgmesh_storage::{LARGEST_SINGLE_OBJECT, parts_of};
-use pgmesh_transport::{Peer, Role, Session, Stream, StreamError};
+use pgmesh_transport::{JoinPlace, Peer, Role, Session, Stream, StreamError};
 use serde::Serialize;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -36,17 +36,19 @@ pub(crate) struct Served {
     actor: String,
     remote: IpAddr,
     number: ConnectionNumber,
+    place: Option<Arc<JoinPlace>>,
 }
 
 impl Served {
-    /// A connection of this peer, who is `actor` in the audit trail.
-    pub fn new(node: Arc<Node>, peer: Peer, actor: String, remote: IpAddr, number: ConnectionNumber) -> Self {
+    /// A connection, whose peer is `actor` in the audit trail.
+    pub fn new(node: Arc<Node>, session: &Session, actor: String, number: ConnectionNumber) -> Self {
         Self {
             node,
-            peer,
+            peer: session.peer().clone(),
             actor,
-            remote,
+            remote: session.remote_address().ip().to_canonical(),
             number,
+            place: session.join_place().cloned(),
         }
     }
 
@@ -290,7 +292,7 @@ impl Served {
                 reply_with_body(stream, read).await
             }
             Request::Invite(invite) => reply(stream, node.invite(actor, invite).await).await,
-            Request::Join(join) => logged(stream, "join", node.join(join).await).await,
+            Request::Join(join) => self.join(join, stream).await,
             Request::UpdateRepository(UpdateRepository { repo, definition }) => {
                 logged(
                     stream,
@@ -345,7 +347,8 @@ impl Served {
     /// A node that is being drained sends its clients elsewhere; backups that run here are taken along by their
     /// holders.
     fn check_draining(&self, request: &Request) -> Result<(), Failure> {
-        let is_client = matches!(self.peer.member().map(|member| &member.role), Some(Role::Client { .. }));
+        let role = self.peer.member().map(|member| &member.role);
+        let is_client = matches!(role, Some(Role::Client { .. } | Role::Restore { .. }));
         if !is_client || matches!(request, Request::Hello(_)) || !self.node.is_draining() {
             return Ok(());
         }

@@ -27,14 +27,14 @@ impl Node {
     /// The state of the mesh, as far as the peer may know it and an answer has room for it.
     pub async fn info(&self, peer: &Peer, ask: GetInfo) -> Result<MeshInfo, Failure> {
         let (view, stale) = self.newest_view().await;
-        let page = Page::of(&view, &ask, |stanza| peer.may_use(stanza))?;
+        let page = Page::of(&view, &ask, |stanza| peer.may_see(stanza))?;
         // How the repositories do is asked of other nodes: once is enough.
         let repositories = match &ask.after {
             None => self.repository_infos(&view).await?,
             Some(_) => Vec::new(),
         };
         // Lost objects are looked for in the stanzas that were asked for, with the first page only.
-        let is_asked = |name: &StanzaName| ask.stanza.as_ref().is_none_or(|only| only == name) && peer.may_use(name);
+        let is_asked = |name: &StanzaName| ask.stanza.as_ref().is_none_or(|only| only == name) && peer.may_see(name);
         let (lost, holes) = match &ask.after {
             None => (
                 self.janitor.lost_report(&view, is_asked).await?,

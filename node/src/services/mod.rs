@@ -13,6 +13,7 @@ mod forget_wal;
 mod get_segment;
 mod healths;
 mod info;
+mod joining;
 mod mesh;
 mod named;
 mod passed_over;
@@ -35,6 +36,7 @@ pub(crate) use change_maps::MapSource;
 pub(crate) use choosing::clusters_of;
 pub(crate) use doubts::{DOUBTED_AT_ONCE, Doubted, Doubts};
 pub(crate) use get_segment::{Got, PartedFile};
+pub(crate) use joining::Comer;
 pub(crate) use push_parts::PushPartsError;
 pub(crate) use whole::{Again, Checked, LookedUp, Patience, Thin, Whole, look_again};
 #[cfg(test)]

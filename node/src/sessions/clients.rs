@@ -178,6 +178,16 @@ impl ClientSessions {
             .retain(|session, open| open.connection.is_some() || is_ours(*session));
     }
 
+    /// The sessions that a connection works under.
+    pub(crate) fn of(&self, connection: ConnectionNumber) -> Vec<SessionId> {
+        let inner = self.lock();
+        let own = inner
+            .open
+            .iter()
+            .filter(|(_, open)| open.connection == Some(connection));
+        own.map(|(session, _)| *session).collect()
+    }
+
     /// How long each session has been without progress.
     pub(crate) fn quiet(&self, now: Duration) -> Vec<(SessionId, LogIndex, Duration)> {
         let inner = self.lock();

@@ -1,8 +1,8 @@
 //! The description of each command: its words, its help, its examples.
 
-use super::{Argument, Command, CommandSpec};
+use super::{Argument, Command, CommandSpec, clients};
 
-const fn required(name: &'static str, help: &'static str) -> Argument {
+pub(super) const fn required(name: &'static str, help: &'static str) -> Argument {
     Argument {
         name,
         required: true,
@@ -10,7 +10,7 @@ const fn required(name: &'static str, help: &'static str) -> Argument {
     }
 }
 
-const fn optional(name: &'static str, help: &'static str) -> Argument {
+pub(super) const fn optional(name: &'static str, help: &'static str) -> Argument {
     Argument {
         name,
         required: false,
@@ -180,6 +180,8 @@ pub const COMMANDS: &[CommandSpec] = &[
         examples: &[("pgmesh --stanza=main check", "after every change of the configuration")],
         hidden: false,
     },
+    clients::LIST,
+    clients::REVOKE,
     CommandSpec {
         command: Command::Completions,
         name: "completions",
@@ -244,49 +246,8 @@ pub const COMMANDS: &[CommandSpec] = &[
         ],
         hidden: false,
     },
-    CommandSpec {
-        command: Command::Invite,
-        name: "invite",
-        summary: "Make a one-time token that lets a host join",
-        about: "Prints a token, alone on stdout, that `pgmesh join` exchanges once for a certificate. It carries the \
-                fingerprint of the mesh's certificate authority, so the new host trusts nobody unseen. Anyone who has \
-                the token can join: hand it over safely and let it expire soon. A node's token is for one `node-name` \
-                and no other. If the mesh has a node of that name, it is refused without --force; with it, the new \
-                node takes the place of the one that has lost its disk, which must not run.",
-        arguments: &[optional("NAME", "with --role=node: the `node-name` of the new node")],
-        examples: &[
-            (
-                "pgmesh invite --role=client --stanza=main --expires=1h",
-                "for the PG host of stanza main",
-            ),
-            (
-                "pgmesh invite --role=client --stanza=main --stanza=reports",
-                "one client for two stanzas",
-            ),
-            (
-                "pgmesh --config=/etc/pgmesh/node.conf invite --role=node fra2",
-                "for `pgmesh node join` on another host, whose node-name is fra2",
-            ),
-            (
-                "pgmesh --config=/etc/pgmesh/node.conf invite --role=node fra2 --force",
-                "the same for a node fra2 that has lost its disk",
-            ),
-        ],
-        hidden: false,
-    },
-    CommandSpec {
-        command: Command::Join,
-        name: "join",
-        summary: "Join a mesh with a token",
-        about: "Exchanges the token of `pgmesh invite` for this host's own certificate, stored at identity-path. The \
-                private key never leaves the host. The certificate renews itself while the host uses the mesh.",
-        arguments: &[required("TOKEN", "what `pgmesh invite` printed; - reads it from stdin")],
-        examples: &[(
-            "pgmesh join pgmesh1.eyJhZGRy…",
-            "on the PG host, as the user that runs PostgreSQL",
-        )],
-        hidden: false,
-    },
+    clients::INVITE,
+    clients::JOIN,
     CommandSpec {
         command: Command::NodeDemote,
         name: "node demote",
