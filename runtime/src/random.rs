@@ -3,7 +3,8 @@
 //! [`fill`] is for bytes that only must differ: identifiers of requests, eras, pauses. [`secret`] is for keys,
 //! initialization vectors, tokens and serial numbers: an attacker who can guess one breaks a promise.
 //!
-//! In debug builds [`seed`] makes both repeatable, so that the history of a simulated process is a function of its seed.
+//! In debug builds [`seed`] makes both repeatable, so that the history of a simulated process is a function of its
+//! seed.
 
 use std::sync::{Mutex, PoisonError};
 
