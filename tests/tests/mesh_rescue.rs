@@ -70,7 +70,12 @@ fn a_node_that_is_left_goes_on_alone_and_keeps_the_others_out() {
     early.fails(&[103], &["not compared with the catalog yet", "repo-remove"]);
     let alpha = site.mesh.node("alpha");
     let doctor = alpha.run(&["doctor"]);
-    assert!(doctor.stdout.contains("comparison: repositories that are not compared yet"), "{doctor}");
+    assert!(
+        doctor
+            .stdout
+            .contains("comparison: repositories that are not compared yet"),
+        "{doctor}"
+    );
     for number in ["--repo=2", "--repo=3"] {
         alpha.run(&[number, "--force", "repo-remove"]).succeeds();
     }
