@@ -301,7 +301,7 @@ fn verdict(refusal: &Refusal) -> (ExitCode, Option<&'static str>) {
         ),
         R::CertificateRevoked(_) => (ExitCode::Crypto, Some(JOIN_AGAIN)),
         R::OtherHolder { .. } => (ExitCode::Crypto, Some(JOIN_AGAIN)),
-        R::TokenOfOtherName { .. } => (
+        R::TokenOfOtherName(..) => (
             ExitCode::OptionInvalid,
             Some("give the name that the token is for: 'pgmesh join --force TOKEN NAME'; the token is still good"),
         ),

@@ -589,14 +589,9 @@ pub enum Refusal {
     /// Whoever asks would shut itself out, and no other administrator was invited.
     #[error("{0} is the last administrator who was invited, and would revoke its own certificate")]
     LastAdministrator(String),
-    /// The token replaces a member, and is good for its name only.
-    #[error("the join token is for the name {invited}, and the name {given} was asked for")]
-    TokenOfOtherName {
-        /// The name that the token is for.
-        invited: String,
-        /// The name that was asked for.
-        given: String,
-    },
+    /// The token replaces a member, and is good for its name only: that name, and the name that was asked for.
+    #[error("the join token is for the name {0}, and the name {1} was asked for")]
+    TokenOfOtherName(String, String),
     /// There is no room for one more certificate that counts.
     #[error("the mesh has {0} certificates that count, and cannot have more")]
     TooManyCertificates(u64),

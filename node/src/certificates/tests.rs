@@ -230,6 +230,27 @@ async fn a_used_token_is_answered_again_without_the_log_and_not_when_it_is_revok
     assert!(refused.what.contains("revoked"), "{refused}");
 }
 
+/// The token was used up, and its name was taken by a key that nobody had.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_is_asked_for_again_at_the_token_s_other_addresses() {
+    let site = TestNode::start(SessionTimes::default()).await;
+    let (mut token, key) = (invite(&site, "client", None).await, KeyRequest::generate().unwrap());
+    let join = request(&token, &key, "db1");
+    let first = redeem(&site, join.clone()).await.unwrap();
+    let beta = site.certificate(&Role::Node, "beta");
+    let broken = Arc::new(pgmesh_transport::Server::bind("127.0.0.1:0".parse().unwrap(), &beta).unwrap());
+    token.addresses = vec![broken.local_address().unwrap().to_string(), site.address().to_owned()];
+    tokio::spawn(async move {
+        while let Some(incoming) = broken.accept().await {
+            let session = incoming.establish().await.unwrap();
+            session.close(CloseCode::FORBIDDEN, "gone");
+        }
+    });
+    let (address, again) = crate::join::redeem_by_token(&token, &join).await.unwrap();
+    assert_eq!(address, site.address());
+    assert_eq!(again.certificate, first.certificate);
+}
+
 /// Its bearer named an administrator, who was revoked.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_with_force_needs_the_name_that_it_may_replace() {

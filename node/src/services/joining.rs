@@ -186,10 +186,7 @@ impl Node {
         } = &token.role
             && !invited.eq_ignore_ascii_case(name.as_str())
         {
-            return Err(refused(Refusal::TokenOfOtherName {
-                invited: invited.clone(),
-                given: name.to_string(),
-            }));
+            return Err(refused(Refusal::TokenOfOtherName(invited.clone(), name.to_string())));
         }
         let key = requested_key(join)?;
         if matches!(token.role, TokenRole::Member { replaces: None, .. }) {

@@ -62,8 +62,7 @@ pub(super) fn issue<B: Base>(step: &mut Step<'_, '_, B>, issue: IssueCertificate
     if let Some(invited) = &replaces
         && !invited.eq_ignore_ascii_case(&name)
     {
-        let (invited, given) = (invited.clone(), name);
-        return Err(Refusal::TokenOfOtherName { invited, given }.into());
+        return Err(Refusal::TokenOfOtherName(invited.clone(), name).into());
     }
     refuse_other_holder(step, &key, &name, &role)?;
     refuse_name_of_node(step, &name)?;
