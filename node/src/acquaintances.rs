@@ -117,7 +117,7 @@ impl Core {
     pub(crate) fn vouch(&self, vouch: &Vouch) -> Vouched {
         match worth_of_node(&self.catalog.view(), &vouch.name, &vouch.key) {
             Worth::Member => Vouched::Member,
-            Worth::Unheard => Vouched::Unknown,
+            Worth::Unheard | Worth::Unknown(_) => Vouched::Unknown,
             Worth::Nothing { .. } => Vouched::ShutOut,
         }
     }

@@ -7,18 +7,23 @@
 
 use crate::Node;
 use crate::replies::unexpected;
+use crate::shut_out::{Worth, worth};
 use pgmesh_protocol::{
     CertificateInfo, CertificatePage, CertificateRevoked, ExitCode, Failure, ListCertificates, RevokeCertificates,
     RevokedCertificates, now_unix, utc,
 };
 use pgmesh_raft::command::{NoteCertificate, RevokeCertificates as Revoke};
-use pgmesh_raft::{CERTIFICATES, CertificateRecord, CertificateRole, Command, Reply, View, short_key};
+use pgmesh_raft::{
+    CERTIFICATES, CertificateRecord, CertificateRole, Command, ReadError, Reply, Revocation, View, short_key,
+};
 use pgmesh_runtime::tasks;
 use pgmesh_transport::{MemberCertificate, Role};
 use std::sync::Arc;
 
 /// Certificates in one answer: with 64 stanzas each, they are far shorter together than a message may be.
 const PAGE: usize = 256;
+/// A renewal that prolongs a certificate by less is not noted, in seconds.
+const RENEWAL: i64 = 24 * 3600;
 
 /// What the catalog calls a role; none for a node, whose certificate is in its own record.
 pub(crate) fn noted_role(role: &Role) -> Option<CertificateRole> {
@@ -50,19 +55,25 @@ pub(crate) fn actor_of(member: &MemberCertificate) -> String {
     format!("{} {} ({})", member.role.kind(), member.name, short_key(&member.key.0))
 }
 
-/// Why a certificate of this key counts no more, if the catalog says so.
-pub(crate) fn revoked(view: &View, member: &MemberCertificate) -> Option<String> {
-    let record = view.certificate(&member.key.0).ok().flatten()?;
-    let revoked = record.revoked?;
+/// The revocation of a key under a name: its own, or if the catalog has not seen the key, that of the name.
+pub(crate) fn revocation(view: &View, key: &[u8; 32], name: &str) -> Result<Option<Revocation>, ReadError> {
+    match view.certificate(key)? {
+        Some(record) => Ok(record.revoked),
+        None => view.revoked_name(name),
+    }
+}
+
+/// Why a certificate counts no more that has this revocation.
+pub(crate) fn revoked(revoked: &Revocation, member: &MemberCertificate) -> String {
     let why = match revoked.why.as_str() {
         "" => String::new(),
         why => format!(": {why}"),
     };
     let (kind, name) = (member.role.kind(), &member.name);
-    Some(format!(
+    format!(
         "the certificate of {kind} {name} was revoked at {}{why}",
         utc(revoked.at)
-    ))
+    )
 }
 
 /// Why a certificate is over, if it is, by this machine's clock.
@@ -120,8 +131,18 @@ impl Node {
     /// The key stays.
     pub(crate) async fn note_renewal(&self, member: &MemberCertificate, not_after: i64) -> Result<(), Failure> {
         let actor = actor_of(member);
+        let view = self.catalog.view();
+        if let Worth::Nothing { why, .. } = worth(&view, member) {
+            return Err(Failure::new(ExitCode::Crypto, why).remedy(JOIN_AGAIN));
+        }
+        // Renewed in a loop, it would fill the log.
+        let gains = |before: i64| not_after.saturating_sub(before) >= RENEWAL;
         let command = match noted_role(&member.role) {
             Some(role) if self.notes_certificates()? && !self.is_administrator_of_a_node(&member.key.0)? => {
+                let known = view.certificate(&member.key.0)?;
+                if known.is_some_and(|known| !gains(known.not_after)) {
+                    return Ok(());
+                }
                 Command::NoteCertificate(Box::new(NoteCertificate {
                     key: member.key.0,
                     name: member.name.to_string(),
@@ -130,6 +151,7 @@ impl Node {
                     is_renewed: true,
                 }))
             }
+            _ if !gains(member.not_after) => return Ok(()),
             _ => Command::Audit {
                 what: format!("certificate of {actor} renewed until {}", utc(not_after)),
             },
@@ -178,7 +200,11 @@ impl Node {
 pub(crate) fn refuse_ended(member: &MemberCertificate) -> Result<(), Failure> {
     match ended(member) {
         None => Ok(()),
-        Some(why) => Err(Failure::new(ExitCode::Crypto, why).remedy(JOIN_AGAIN)),
+        // This node's clock may be ahead: another node is asked, and the client looks at its own clock before it dials.
+        Some(why) => Err(Failure::new(ExitCode::HostConnect, why)
+            .because("this node's clock says so")
+            .remedy("if the time is right on this host, correct the node's clock")
+            .again()),
     }
 }
 

@@ -2,6 +2,7 @@
 //! whether a token is good that this node has not heard of costs other nodes something, and a line in the log costs
 //! the disk. So both are limited. A token that this node knows is never refused for it.
 
+use pgmesh_transport::network;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -37,22 +38,24 @@ impl FailedJoins {
     pub(crate) fn may_ask(&self, address: IpAddr, now: Duration) -> bool {
         let mut counts = self.lock();
         counts.turn(now);
-        counts.all = counts.all.saturating_add(1);
-        let is_counted = counts.by_address.len() < ADDRESSES || counts.by_address.contains_key(&address);
-        let mut of_address = 0;
-        if is_counted {
-            let count = counts.by_address.entry(address).or_default();
-            *count = count.saturating_add(1);
-            of_address = *count;
+        let address = network(address);
+        // An address that is beyond its own limit takes nothing from the others.
+        let of_address = counts.by_address.get(&address).copied();
+        if of_address.unwrap_or_default() >= OF_AN_ADDRESS || counts.all >= OF_ALL {
+            return false;
         }
-        counts.all <= OF_ALL && of_address <= OF_AN_ADDRESS
+        counts.all += 1;
+        if of_address.is_some() || counts.by_address.len() < ADDRESSES {
+            *counts.by_address.entry(address).or_default() += 1;
+        }
+        true
     }
 
     /// The leader has known the token: it was no failure.
     pub(crate) fn was_good(&self, address: IpAddr) {
         let mut counts = self.lock();
         counts.all = counts.all.saturating_sub(1);
-        if let Some(count) = counts.by_address.get_mut(&address) {
+        if let Some(count) = counts.by_address.get_mut(&network(address)) {
             *count = count.saturating_sub(1);
         }
     }
@@ -84,6 +87,7 @@ impl Counts {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
     use super::*;
 
@@ -102,6 +106,28 @@ mod tests {
         assert!(!joins.may_ask(at(1), NOW));
         assert!(joins.may_ask(at(2), NOW));
         assert!(joins.may_ask(at(1), NOW + WINDOW));
+    }
+
+    /// It used the limit of all up, and no host could join by this node.
+    #[test]
+    fn one_address_leaves_the_others_their_tries() {
+        let joins = FailedJoins::default();
+        for _ in 0..10 * OF_ALL {
+            joins.may_ask(at(1), NOW);
+        }
+        assert!(joins.may_ask(at(2), NOW));
+    }
+
+    /// A host has 2^64 addresses there.
+    #[test]
+    fn the_addresses_of_one_network_are_counted_together() {
+        let joins = FailedJoins::default();
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        for last in 0..OF_AN_ADDRESS {
+            assert!(joins.may_ask(address(&format!("2001:db8:0:1::{last:x}")), NOW));
+        }
+        assert!(!joins.may_ask(address("2001:db8:0:1:ffff::1"), NOW));
+        assert!(joins.may_ask(address("2001:db8:0:2::1"), NOW));
     }
 
     #[test]

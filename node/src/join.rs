@@ -9,9 +9,10 @@ use crate::init::{check_directory, identity_at, make_private_directory, node_nam
 use crate::mesh_file::MeshFile;
 use crate::settings::{Layout, NodeSettings};
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Call, ExitCode, Failure, GetAuthority, JoinRequest, NewNode};
+use pgmesh_protocol::{Call, ExitCode, Failure, GetAuthority, JoinAccepted, JoinRequest, NewNode};
 use pgmesh_raft::{Catalog, CatalogOptions, MeshRecord};
 use pgmesh_transport::{Client, Connection, Identity, JoinClient, JoinToken, KeyRequest, MemberName, MeshCa, Role};
+use std::time::Duration;
 use zeroize::Zeroizing;
 
 /// The node that `node join` made.
@@ -24,6 +25,11 @@ pub struct Joined {
     /// SHA-256 of the certificate of the mesh's authority.
     pub ca_fingerprint: String,
 }
+
+/// So often the nodes of a token are asked, one after the other.
+const REDEMPTIONS: u32 = 3;
+/// The pause before they are asked again.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Makes the data directory of a node that joins. The marker is written last, so that an attempt that was interrupted
 /// is started over; the token may be used up by it.
@@ -41,7 +47,6 @@ pub async fn join(settings: &NodeSettings, token: &JoinToken) -> Result<Joined, 
         .map_err(|error| crypto("a certificate request cannot be made", &error))?;
     // Made before a node is asked: the mesh knows the node by this key, and shuts both out when the node leaves.
     let administrator = KeyRequest::generate().map_err(|error| crypto("a key cannot be made", &error))?;
-    let (address, connection) = connect_by_token(token).await?;
     let join = JoinRequest {
         token_id: token.id,
         secret: token.secret.clone(),
@@ -55,7 +60,7 @@ pub async fn join(settings: &NodeSettings, token: &JoinToken) -> Result<Joined, 
             catalog_format: MeshRecord::CATALOG_FORMAT,
         }),
     };
-    let accepted = call(&connection, &join).await?;
+    let (address, accepted) = redeem_by_token(token, &join).await?;
     let Some(node) = accepted.node else {
         return Err(Failure::new(ExitCode::OptionInvalid, "this token does not make a node")
             .remedy("redeem it with 'pgmesh join', or ask for another: pgmesh invite --role=node NAME"));
@@ -97,11 +102,40 @@ pub async fn join(settings: &NodeSettings, token: &JoinToken) -> Result<Joined, 
     })
 }
 
+/// Redeems a token at its first node that answers, and returns the node's address with the answer. If an answer is lost,
+/// the token may be used up: the same request is sent to the next node, which gives the same answer.
+///
+/// # Errors
+/// No node of the token can be reached, or the mesh refuses.
+pub async fn redeem_by_token(token: &JoinToken, join: &JoinRequest) -> Result<(String, JoinAccepted), Failure> {
+    let mut lost = None;
+    for round in 0..REDEMPTIONS {
+        if round > 0 {
+            tokio::time::sleep(PAUSE).await;
+        }
+        for address in &token.addresses {
+            let Ok(connection) = JoinClient::connect(address, token.ca_fingerprint).await else {
+                continue;
+            };
+            match call(&connection, join).await {
+                Ok(accepted) => return Ok((address.clone(), accepted)),
+                Err(failure) if failure.again || failure.code == ExitCode::HostConnect => lost = Some(failure),
+                Err(failure) => return Err(failure),
+            }
+        }
+        if lost.is_none() {
+            // Says why none can be reached.
+            connect_by_token(token).await?;
+        }
+    }
+    Err(lost.unwrap_or_else(|| Failure::new(ExitCode::HostConnect, "no node that the token names has answered")))
+}
+
 /// Connects to the first node of a token that answers. Returns its address, too.
 ///
 /// # Errors
 /// No node of the token can be reached.
-pub async fn connect_by_token(token: &JoinToken) -> Result<(String, Connection), Failure> {
+async fn connect_by_token(token: &JoinToken) -> Result<(String, Connection), Failure> {
     let mut reasons = Vec::new();
     for address in &token.addresses {
         match JoinClient::connect(address, token.ca_fingerprint).await {

@@ -82,7 +82,7 @@ mod wal_ranges;
 mod workers;
 
 pub use init::{Initialized, init};
-pub use join::{Joined, connect_by_token, join};
+pub use join::{Joined, join, redeem_by_token};
 pub use mesh_file::MeshFile;
 pub use node::Node;
 pub use server::{Ended, run};

@@ -334,7 +334,7 @@ impl Links {
         let view = self.catalog.get()?.view();
         match worth(&view, member) {
             Worth::Nothing { is_removed, .. } if is_removed && lane == Lane::Consensus => None,
-            Worth::Nothing { why, .. } => Some(why),
+            Worth::Nothing { why, .. } | Worth::Unknown(why) => Some(why),
             Worth::Member => None,
             Worth::Unheard if self.acquaintances.knows(member) => None,
             Worth::Unheard if lane == Lane::Data && matches!(whom, Recipient::At(_)) => None,

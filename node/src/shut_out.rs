@@ -10,11 +10,12 @@
 //! also a node that has left.
 
 use crate::Node;
-use crate::certificates::{JOIN_AGAIN, ended, refuse_ended, revoked};
+use crate::certificates::{JOIN_AGAIN, ended, refuse_ended, revocation, revoked};
 use crate::core::Core;
 use crate::sessions::ConnectionNumber;
+use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure, Request, now_unix};
-use pgmesh_raft::{NodeName, NodeRecord, NodeService, View};
+use pgmesh_raft::{NodeName, NodeRecord, NodeService, ReadError, Revocation, View};
 use pgmesh_transport::{MemberCertificate, Peer, Role};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +33,8 @@ pub(crate) enum Worth {
     /// The catalog of this node has no member of that name and key. It may lag behind. See `acquaintances.rs` for the
     /// rights of such a node.
     Unheard,
+    /// The catalog of this node cannot be read, for this reason.
+    Unknown(String),
     /// It counts no more.
     Nothing {
         /// Why.
@@ -48,32 +51,43 @@ pub(crate) fn worth(view: &View, member: &MemberCertificate) -> Worth {
         Role::Node => worth_of_node(view, member.name.as_str(), &member.key.0),
         // The administrator's certificate in a node's node-path has the node's name, and goes with the node.
         Role::Admin => match record_of(view, member.name.as_str()) {
-            Some(record) if record.revoked.contains(&member.key.0) => nothing(&record, member.name.as_str()),
-            _ => worth_of_issued(view, member),
+            Ok(Some(record)) if record.revoked.contains(&member.key.0) => nothing(&record, member.name.as_str()),
+            Ok(Some(record)) if record.administrator == member.key.0 => Worth::Member,
+            Ok(_) => worth_of_issued(view, member),
+            Err(error) => Worth::Unknown(chain(&error)),
         },
         Role::Client { .. } | Role::Monitor | Role::Restore { .. } => worth_of_issued(view, member),
     }
 }
 
 fn worth_of_issued(view: &View, member: &MemberCertificate) -> Worth {
-    match revoked(view, member) {
-        Some(why) => Worth::Nothing { why, is_removed: false },
-        None => Worth::Member,
+    worth_by(revocation(view, &member.key.0, member.name.as_str()), member)
+}
+
+/// A revocation that cannot be read may be there.
+fn worth_by(found: Result<Option<Revocation>, ReadError>, member: &MemberCertificate) -> Worth {
+    match found {
+        Ok(Some(found)) => Worth::Nothing {
+            why: revoked(&found, member),
+            is_removed: false,
+        },
+        Ok(None) => Worth::Member,
+        Err(error) => Worth::Unknown(chain(&error)),
     }
 }
 
 /// The worth of certificates of a node with this name and key, by this view.
 pub(crate) fn worth_of_node(view: &View, name: &str, key: &[u8; 32]) -> Worth {
     match record_of(view, name) {
-        Some(record) if record.revoked.contains(key) => nothing(&record, name),
-        Some(record) if record.service != NodeService::Removed && record.key == *key => Worth::Member,
-        Some(_) | None => Worth::Unheard,
+        Ok(Some(record)) if record.revoked.contains(key) => nothing(&record, name),
+        Ok(Some(record)) if record.service != NodeService::Removed && record.key == *key => Worth::Member,
+        Ok(_) => Worth::Unheard,
+        Err(error) => Worth::Unknown(chain(&error)),
     }
 }
 
-fn record_of(view: &View, name: &str) -> Option<NodeRecord> {
-    let name: NodeName = name.parse().ok()?;
-    view.node(&name).ok().flatten()
+fn record_of(view: &View, name: &str) -> Result<Option<NodeRecord>, ReadError> {
+    name.parse::<NodeName>().map_or(Ok(None), |name| view.node(&name))
 }
 
 fn nothing(record: &NodeRecord, name: &str) -> Worth {
@@ -120,6 +134,15 @@ impl Core {
                 .remedy("a node that has just joined waits until the others have heard of it")
                 .again())
             }
+            Worth::Unknown(why) => Err(Failure::new(
+                ExitCode::Runtime,
+                format!(
+                    "node {} cannot read whether the certificate of {kind} {name} counts",
+                    self.name
+                ),
+            )
+            .because(why)
+            .again()),
             Worth::Nothing { why, .. } => {
                 let what = format!("{} is refused to {kind} {name}", request.name());
                 Err(match member.role {
@@ -289,6 +312,17 @@ mod tests {
             let refused = asked.map(drop).unwrap_err().to_string();
             assert!(refused.contains("vouches for"), "{refused}");
         }
+    }
+
+    #[test]
+    fn a_revocation_that_cannot_be_read_is_not_taken_for_none() {
+        let member = crate::testing::unsigned("db1", Role::Monitor);
+        let error = ReadError::MalformedKey {
+            table: pgmesh_raft::table::Table::Certificates,
+            key: String::new(),
+        };
+        assert!(matches!(worth_by(Err(error), &member), Worth::Unknown(_)));
+        assert_eq!(worth_by(Ok(None), &member), Worth::Member);
     }
 
     /// Nothing is asked of the removed node, though it runs on and answers.

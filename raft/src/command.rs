@@ -5,7 +5,7 @@
 
 mod members;
 
-pub use members::{AdmitNode, IssueCertificate, NoteCertificate, RevokeCertificates};
+pub use members::{AdmitNode, HandOutToken, IssueCertificate, NoteCertificate, RevokeCertificates};
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,6 +13,7 @@ use pgmesh_postgres::{PgVersion, SegmentSize, SystemId, TimelineId, WalFileName}
 use pgmesh_storage::{BackupLabel, DbId, Digest, Generation, RepoKey, StanzaName, WrappedKey};
 use serde::{Deserialize, Serialize};
 
+use crate::apply::CERTIFICATES;
 use crate::model::{
     BackupRecord, Branch, CatalogLoss, Claim, CondemnedChunk, DebtReason, GarbageKey, GarbageObject, LogIndex,
     MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef, Orphan, OrphanTally, PlacedIdentity, Redemption, Replica,
@@ -497,11 +498,32 @@ pub enum Command {
     /// A certificate was renewed, or one is in use that the catalog does not know. Refused for a key that was revoked.
     /// Reply: `Done`.
     NoteCertificate(Box<NoteCertificate>),
-    /// The certificates of a name count no more. Reply: `Revoked`.
+    /// The certificates of a name count no more, known ones and unknown ones, nor the unused tokens that their holders
+    /// have made. Reply: `Revoked`.
     RevokeCertificates(Box<RevokeCertificates>),
+    /// Hands out a join token, as `CreateToken`, and remembers who has made it. Refused to a revoked administrator.
+    /// Reply: `Done`.
+    HandOutToken(Box<HandOutToken>),
 }
 
 impl Command {
+    /// The apply level from which on all programs can read it. Below it the command must not enter the log: an older
+    /// program would stand still there.
+    #[must_use]
+    pub fn level(&self) -> u32 {
+        match self {
+            Self::IssueCertificate(_)
+            | Self::NoteCertificate(_)
+            | Self::RevokeCertificates(_)
+            | Self::HandOutToken(_)
+            | Self::CreateToken {
+                role: TokenRole::Member { .. },
+                ..
+            } => CERTIFICATES,
+            _ => 1,
+        }
+    }
+
     /// The command's name, for messages.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -560,6 +582,7 @@ impl Command {
             Self::IssueCertificate(_) => "issue certificate",
             Self::NoteCertificate(_) => "note certificate",
             Self::RevokeCertificates(_) => "revoke certificates",
+            Self::HandOutToken(_) => "hand out token",
         }
     }
 }

@@ -286,20 +286,28 @@ fn verdict(refusal: &Refusal) -> (ExitCode, Option<&'static str>) {
         ),
         R::NeedsLevel { .. } => (
             ExitCode::VersionNotSupported,
-            Some("finish the upgrade of all nodes first: 'pgmesh node list' shows their programs"),
+            Some(
+                "nothing was changed; finish the upgrade of all nodes first: 'pgmesh node list' shows their programs, and \
+                 'pgmesh status' whether all nodes are there",
+            ),
         ),
         R::NameTaken { .. } => (
             ExitCode::OptionInvalid,
             Some(
-                "join under another name: 'pgmesh join TOKEN NAME'; or, if that host is gone or is this one: 'pgmesh client revoke NAME' \
-                 first, or a token of 'pgmesh invite --force', which revokes it; the token is still good",
+                "a second identity on a host needs a name of its own: 'pgmesh join TOKEN NAME'; the token is still good. Only \
+                 if the identity of that name is lost: 'pgmesh client revoke NAME' first, or a token of 'pgmesh invite \
+                 --force NAME', which revokes it: a host that still uses it stops archiving",
             ),
         ),
         R::CertificateRevoked(_) => (ExitCode::Crypto, Some(JOIN_AGAIN)),
         R::OtherHolder { .. } => (ExitCode::Crypto, Some(JOIN_AGAIN)),
-        R::UnknownCertificate(_) => (
+        R::TokenOfOtherName(..) => (
             ExitCode::OptionInvalid,
-            Some("'pgmesh client list' names them; a node and its administrator go with 'pgmesh node remove'"),
+            Some("give the name that the token is for: 'pgmesh join --force TOKEN NAME'; the token is still good"),
+        ),
+        R::TooManyCertificates(_) => (
+            ExitCode::CommandInvalid,
+            Some("revoke those of hosts that are gone: 'pgmesh client list', then 'pgmesh client revoke NAME'"),
         ),
         R::LastAdministrator(_) => (
             ExitCode::CommandInvalid,

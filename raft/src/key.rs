@@ -175,6 +175,12 @@ pub fn certificate(key: &[u8; 32]) -> Vec<u8> {
     key.to_vec()
 }
 
+/// A key in table `RevokedNames`.
+#[must_use]
+pub fn revoked_name(name: &str) -> Vec<u8> {
+    name.to_ascii_lowercase().into_bytes()
+}
+
 /// A key in tables `Audit` and `Withdrawn`.
 #[must_use]
 pub fn index(index: LogIndex) -> Vec<u8> {

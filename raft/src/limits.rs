@@ -75,8 +75,11 @@ pub const DATABASES: usize = 1024;
 pub const TOKENS: usize = 1024;
 /// The certificate of a member, in bytes: all of a TLS handshake must fit into this.
 pub const CERTIFICATE: usize = 16 << 10;
-/// Certificates that are remembered, of all members but nodes. It bounds what a join looks through.
+/// Certificates that count, of all members but nodes, with expired ones that there is room for. It bounds what a join looks through.
 pub const CERTIFICATES: usize = if cfg!(test) { 4 } else { 4096 };
+/// Certificates that were revoked, and names of which all were. Beyond it the certificate goes that ends first: its name
+/// still keeps it out. Beyond it the name goes that was revoked first.
+pub const REVOKED: usize = if cfg!(test) { 6 } else { 1 << 16 };
 /// Stanzas of one certificate.
 pub const CERTIFICATE_STANZAS: usize = 64;
 /// Stanzas of one token.
@@ -217,14 +220,8 @@ pub fn check(proposal: &Proposal) -> Result<(), Refusal> {
         Command::Reprieve { chunks, .. } => items(chunks.len()),
         Command::Forget { chunks, kept } => items(chunks.len().max(kept.len())),
         Command::ForgetGarbage { garbage } | Command::KeepGarbage { garbage } => items(garbage.len()),
-        Command::CreateToken {
-            role: TokenRole::Client { stanzas },
-            ..
-        } => bounded("the stanzas of a token", stanzas.len(), TOKEN_STANZAS),
-        Command::CreateToken {
-            role: TokenRole::Member { role, .. },
-            ..
-        } => certificate_role(role),
+        Command::CreateToken { role, .. } => token_role(role),
+        Command::HandOutToken(token) => token_role(&token.role),
         Command::IssueCertificate(issue) => {
             redemption(&issue.redemption)?;
             bounded("a name, in bytes", issue.name.len(), NAME)
@@ -274,8 +271,7 @@ pub fn check(proposal: &Proposal) -> Result<(), Refusal> {
         | Command::AdoptSession { .. }
         | Command::CloseSession { .. }
         | Command::BeginBackup { .. }
-        | Command::RemoveBackup { .. }
-        | Command::CreateToken { .. } => Ok(()),
+        | Command::RemoveBackup { .. } => Ok(()),
     }
 }
 
@@ -314,6 +310,18 @@ fn certificate_role(role: &CertificateRole) -> Result<(), Refusal> {
         role.stanzas().len(),
         CERTIFICATE_STANZAS,
     )
+}
+
+fn token_role(role: &TokenRole) -> Result<(), Refusal> {
+    match role {
+        TokenRole::Client { stanzas } => bounded("the stanzas of a token", stanzas.len(), TOKEN_STANZAS),
+        TokenRole::Member { role, replaces } => {
+            let name = replaces.as_ref().map_or(0, String::len);
+            bounded("a name, in bytes", name, NAME)?;
+            certificate_role(role)
+        }
+        TokenRole::Node { .. } | TokenRole::Admin => Ok(()),
+    }
 }
 
 fn redemption(given: &Redemption) -> Result<(), Refusal> {

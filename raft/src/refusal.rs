@@ -1,11 +1,13 @@
 //! Why the catalog does not accept a command. A refused command changes nothing.
 
+mod stale;
 mod words;
 
-use words::{and_others, has, others_owe, shown, switch, wrong_token};
+pub use stale::StaleGeneration;
+use words::{and_others, for_stanzas, has, others_owe, shown, switch, wrong_token};
 
 use pgmesh_postgres::{Lsn, PgVersion, SegmentName, SystemId, TimelineId, WalFileName};
-use pgmesh_storage::{BackupLabel, Digest, Generation, RepoKey, StanzaName};
+use pgmesh_storage::{BackupLabel, Digest, RepoKey, StanzaName};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{LogIndex, NodeName, ObjectRef, RequestId, SessionId, TokenId};
@@ -562,12 +564,14 @@ pub enum Refusal {
         current: u32,
     },
     /// Another key has a certificate of that name that counts.
-    #[error("the mesh has a {role} {name} already, with another key ({key})")]
+    #[error("the mesh has a {role} {name} already{}, with another key ({key})", for_stanzas(.stanzas))]
     NameTaken {
         /// The name.
         name: String,
         /// The role's word.
         role: String,
+        /// The stanzas that it is for, if it is for some.
+        stanzas: Vec<StanzaName>,
         /// The first digits of the key's SHA-256.
         key: String,
     },
@@ -582,19 +586,13 @@ pub enum Refusal {
         /// The name that was given.
         given: String,
     },
-    /// No certificate has that name.
-    #[error("no client, administrator, monitor or restoring host of the mesh is called {0}")]
-    UnknownCertificate(String),
     /// Whoever asks would shut itself out, and no other administrator was invited.
     #[error("{0} is the last administrator who was invited, and would revoke its own certificate")]
     LastAdministrator(String),
-}
-
-/// An object uploaded under a generation that is condemned or garbage.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StaleGeneration {
-    /// The object's digest.
-    pub digest: Digest,
-    /// The lowest generation that may be used.
-    pub generation: Generation,
+    /// The token replaces a member, and is good for its name only: that name, and the name that was asked for.
+    #[error("the join token is for the name {0}, and the name {1} was asked for")]
+    TokenOfOtherName(String, String),
+    /// There is no room for one more certificate that counts.
+    #[error("the mesh has {0} certificates that count, and cannot have more")]
+    TooManyCertificates(u64),
 }

@@ -59,11 +59,15 @@ pub enum Table {
     /// SHA-256 of a public key → the certificate that was issued for it. Behind the others: a table's place is part of
     /// the digest of what a command writes.
     Certificates,
+    /// Token identifier → SHA-256 of the public key of the administrator who made the token.
+    TokenMakers,
+    /// Name in lower case → the revocation: a key that has no row in `Certificates` is refused under it.
+    RevokedNames,
 }
 
 impl Table {
     /// All tables.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::Mesh,
         Self::Nodes,
         Self::Repositories,
@@ -89,6 +93,8 @@ impl Table {
         Self::RequestRing,
         Self::Raft,
         Self::Certificates,
+        Self::TokenMakers,
+        Self::RevokedNames,
     ];
 
     /// The column family's name.
@@ -120,6 +126,8 @@ impl Table {
             Self::RequestRing => "request-ring",
             Self::Raft => "raft",
             Self::Certificates => "certificates",
+            Self::TokenMakers => "token-makers",
+            Self::RevokedNames => "revoked-names",
         }
     }
 }

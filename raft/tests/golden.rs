@@ -7,7 +7,7 @@ mod sampler;
 
 use pgmesh_raft::model::{
     AuditRecord, BackupRecord, CatalogPast, CertificateRecord, ChunkRecord, Debt, Garbage, LastPush, Levels, LogIndex,
-    Lost, MeshRecord, NodeRecord, OrphanScan, Remembered, RepositoryCounters, RepositoryRecord, RequestId,
+    Lost, MeshRecord, NodeRecord, OrphanScan, Remembered, RepositoryCounters, RepositoryRecord, RequestId, Revocation,
     SegmentRecord, SessionRecord, SightedOrphan, StanzaRecord, TokenRecord, WithdrawnMarks,
 };
 use pgmesh_raft::peers::{PeerReply, PeerRequest};
@@ -85,6 +85,8 @@ fn records(table: Table) -> Vec<String> {
         Table::RequestRing => lines::<RequestId>(name),
         Table::Raft => lines::<RaftState>(name),
         Table::Certificates => lines::<CertificateRecord>(name),
+        Table::TokenMakers => lines::<[u8; 32]>(name),
+        Table::RevokedNames => lines::<Revocation>(name),
     }
 }
 

@@ -159,6 +159,11 @@ impl ConnectError {
         }
     }
 
+    /// Whether our own certificate has ended, by our own clock.
+    pub fn has_expired(&self) -> bool {
+        matches!(self, Self::Expired { .. })
+    }
+
     /// Whether the same request may succeed later or at another node; if not, an administrator has to change something.
     pub fn is_transient(&self) -> bool {
         match self {

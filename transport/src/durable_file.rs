@@ -85,6 +85,14 @@ pub(crate) fn write(directory: &Path, name: &str, content: &[u8], audience: Audi
         .map_err(io_error("syncing", directory))
 }
 
+/// Writes a file into a directory and removes it.
+pub(crate) fn try_out(directory: &Path) -> Result<(), FileError> {
+    let name = ".tried";
+    write(directory, name, b"", Audience::Owner)?;
+    let path = directory.join(name);
+    fs::remove_file(&path).map_err(io_error("removing", &path))
+}
+
 /// Makes a directory for [`write`], durable when it returns. An existing directory is a success.
 pub(crate) fn create_directory(directory: &Path) -> Result<(), FileError> {
     if directory.is_dir() {

@@ -189,6 +189,16 @@ impl Identity {
         self.save_certificate(directory)
     }
 
+    /// Makes a directory for an identity, and makes sure that files can be written there.
+    ///
+    /// # Errors
+    /// It cannot be made or written.
+    pub fn prepare(directory: &Path) -> Result<(), IdentityError> {
+        durable_file::create_directory(directory)?;
+        durable_file::try_out(directory)?;
+        Ok(())
+    }
+
     /// Whether a directory holds a member's certificate.
     pub fn exists(directory: &Path) -> bool {
         directory.join(CERTIFICATE_FILE).exists()
@@ -427,5 +437,20 @@ mod tests {
             .into_identity(other.certificate_der(), &certificate, ca.fingerprint())
             .unwrap_err();
         assert!(matches!(error, IdentityError::OtherFingerprint { .. }), "{error}");
+    }
+
+    /// A token that was used up for nothing would keep its name from its bearer.
+    #[test]
+    fn a_directory_that_cannot_be_written_is_found_before_a_token_is_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let fresh = folder.path().join("identity");
+        Identity::prepare(&fresh).unwrap();
+        assert_eq!(fs::read_dir(&fresh).unwrap().count(), 0, "nothing is left there");
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(Identity::prepare(&file).is_err());
+        // A directory where the file would be made that tries it out.
+        fs::create_dir_all(fresh.join(".tried/full")).unwrap();
+        assert!(Identity::prepare(&fresh).is_err());
     }
 }

@@ -11,8 +11,17 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+/// The addresses that count as one: an IPv6 network has 64 bits of them for each host.
+#[must_use]
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6((u128::from(address) & !u128::from(u64::MAX)).into()),
+        address => address,
+    }
+}
+
 /// What is known of a connection's token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Shown {
     /// It has not asked for anything, or was refused.
     Nothing,
@@ -65,15 +74,17 @@ impl<C> Places<C> {
         Some((number, gone))
     }
 
-    /// The oldest one without a good token, of the address that has most of them.
+    /// The oldest one of the address that has most of them: of those that have sent nothing or were refused; if there are
+    /// none, of those whose token is being looked up.
     fn dispensable(&self) -> Option<usize> {
         let mut counts: HashMap<IpAddr, usize> = HashMap::new();
-        let without = |place: &&Place<C>| place.shown != Shown::Token;
-        for place in self.taken.iter().filter(without) {
+        let least = self.taken.iter().map(|place| place.shown).min();
+        let least = least.filter(|least| *least != Shown::Token)?;
+        for place in self.taken.iter().filter(|place| place.shown == least) {
             *counts.entry(place.address).or_default() += 1;
         }
         let most = counts.values().max()?;
-        let is_dispensable = |place: &Place<C>| place.shown != Shown::Token && counts.get(&place.address) == Some(most);
+        let is_dispensable = |place: &Place<C>| place.shown == least && counts.get(&place.address) == Some(most);
         self.taken.iter().position(is_dispensable)
     }
 
@@ -107,7 +118,7 @@ impl Joining {
         self: &Arc<Self>,
         connection: &quinn::Connection,
     ) -> Option<(JoinPlace, Option<quinn::Connection>)> {
-        let address = connection.remote_address().ip().to_canonical();
+        let address = network(connection.remote_address().ip());
         let (number, gone) = self.lock().take(address, connection.clone())?;
         let joining = self.clone();
         Some((JoinPlace { joining, number }, gone))
@@ -169,13 +180,23 @@ mod tests {
         }
         places.show(0, Shown::Token);
         places.show(1, Shown::Something);
-        assert_eq!(places.take(at(1), 3), Some((3, Some(1))));
-        assert_eq!(places.take(at(1), 4), Some((4, Some(2))));
+        assert_eq!(places.take(at(1), 3), Some((3, Some(2))), "it has sent nothing");
+        places.show(3, Shown::Something);
+        assert_eq!(places.take(at(1), 4), Some((4, Some(1))), "the oldest");
         places.show(3, Shown::Token);
         places.show(4, Shown::Token);
         assert_eq!(places.take(at(1), 5), None, "all have a token");
         places.leave(3);
         assert_eq!(places.take(at(1), 6), Some((5, None)));
+    }
+
+    #[test]
+    fn a_host_with_many_addresses_counts_once() {
+        let address = |text: &str| network(text.parse().unwrap());
+        assert_eq!(address("2001:db8::1"), address("2001:db8::ffff:1"));
+        assert_ne!(address("2001:db8::1"), address("2001:db8:0:1::1"));
+        assert_eq!(address("::ffff:10.0.0.1"), at(1));
+        assert_ne!(at(1), at(2));
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub use certificate::{CertificateError, Fingerprint, MemberCertificate};
 pub use client::{Client, ConnectError, JoinClient};
 pub use connection::Connection;
 pub use identity::{Identity, IdentityError, KeyRequest};
-pub use joining::JoinPlace;
+pub use joining::{JoinPlace, network};
 pub use lost::{CloseCode, ConnectionLost};
 pub use name::{InvalidName, MemberName, MeshId};
 pub use pgmesh_protocol::{TokenId, TokenSecret};

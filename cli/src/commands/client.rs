@@ -56,9 +56,12 @@ pub async fn revoke(config: &Config) -> Result<ExitCode, Failure> {
 
 fn outcome(name: &str, certificates: u32) -> String {
     match certificates {
-        0 => format!("the certificates of {name} had been revoked before"),
-        1 => format!("the certificate of {name} is revoked: no node serves it any more"),
-        many => format!("{many} certificates of {name} are revoked: no node serves them any more"),
+        0 => format!(
+            "no certificate of {name} is known that counts ('pgmesh client list'); each node that hears of it refuses \
+             certificates of that name that were issued before"
+        ),
+        1 => format!("the certificate of {name} is revoked: each node that hears of it serves it no more"),
+        many => format!("{many} certificates of {name} are revoked: each node that hears of it serves them no more"),
     }
 }
 

@@ -5,8 +5,8 @@ use super::argument;
 use crate::config::Config;
 use crate::output;
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{ExitCode, Failure, JoinAccepted, JoinRequest};
-use pgmesh_transport::{Connection, Identity, JoinToken, KeyRequest, Role};
+use pgmesh_protocol::{ExitCode, Failure, JoinRequest};
+use pgmesh_transport::{Identity, JoinToken, KeyRequest, Role};
 
 /// Joins.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
@@ -30,7 +30,12 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let csr = request
         .csr_der()
         .map_err(crypto("a certificate request cannot be made"))?;
-    let (_, connection) = pgmesh_node::connect_by_token(&token).await?;
+    // Before the token is used up: its name would be taken by a key that nobody has.
+    Identity::prepare(directory).map_err(|error| {
+        Failure::new(ExitCode::FileOpen, format!("{} cannot be written", directory.display()))
+            .because(chain(&error))
+            .remedy("run pgmesh join as the user that owns it, or give another identity-path; the token is still good")
+    })?;
     let join = JoinRequest {
         token_id: token.id,
         secret: token.secret.clone(),
@@ -40,7 +45,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
             .map_or_else(host_name, |name| name.to_string_lossy().into_owned()),
         node: None,
     };
-    let accepted = redeem(&connection, join).await?;
+    let (_, accepted) = pgmesh_node::redeem_by_token(&token, &join).await?;
     let identity = request
         .into_identity(&accepted.ca, &accepted.certificate, token.ca_fingerprint)
         .map_err(crypto("the node's answer does not match the join token"))?;
@@ -70,21 +75,6 @@ pub(super) fn token(config: &Config) -> Result<JoinToken, Failure> {
             .because(chain(&error))
             .remedy("give the whole line that 'pgmesh invite' printed")
     })
-}
-
-async fn redeem(connection: &Connection, join: JoinRequest) -> Result<JoinAccepted, Failure> {
-    let interrupted = |error: &dyn std::error::Error| {
-        Failure::new(ExitCode::HostConnect, "the join was interrupted")
-            .because(chain(error))
-            .remedy("the token may be used up: ask for a new one if it is refused")
-    };
-    let mut stream = connection.open().await.map_err(|error| interrupted(&error))?;
-    stream.call(&join).await.map_err(|error| interrupted(&error))?;
-    stream.finish().map_err(|error| interrupted(&error))?;
-    stream
-        .reply::<JoinRequest>()
-        .await
-        .map_err(|error| interrupted(&error))?
 }
 
 /// This host's name, with characters replaced that a member's name may not have.

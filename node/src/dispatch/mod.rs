@@ -291,7 +291,13 @@ impl Served {
                     .map(|(head, body)| (head, Some(body)));
                 reply_with_body(stream, read).await
             }
-            Request::Invite(invite) => reply(stream, node.invite(actor, invite).await).await,
+            Request::Invite(invite) => {
+                let invited = match self.member() {
+                    Ok(member) => node.invite(actor, member.key.0, invite).await,
+                    Err(failure) => Err(failure),
+                };
+                reply(stream, invited).await
+            }
             Request::Join(join) => self.join(join, stream).await,
             Request::UpdateRepository(UpdateRepository { repo, definition }) => {
                 logged(

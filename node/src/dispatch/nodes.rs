@@ -138,7 +138,7 @@ impl Served {
         }
     }
 
-    fn member(&self) -> Result<&pgmesh_transport::MemberCertificate, Failure> {
+    pub(super) fn member(&self) -> Result<&pgmesh_transport::MemberCertificate, Failure> {
         self.peer
             .member()
             .ok_or_else(|| Failure::new(ExitCode::Protocol, "only members of the mesh may ask for this"))

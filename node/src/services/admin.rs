@@ -10,7 +10,7 @@ use pgmesh_protocol::{
     BeginAnew, CreateInvite, ExitCode, Failure, Invite, JoinAccepted, JoinRequest, JoinedNode, NewNode, NewNumber,
     now_unix,
 };
-use pgmesh_raft::command::{AdmitNode, IssueCertificate};
+use pgmesh_raft::command::{AdmitNode, HandOutToken, IssueCertificate};
 use pgmesh_raft::{
     CatalogError, Command, MeshRecord, NodeName, NodeRecord, Redemption, Refusal, Reply, TokenId, TokenRole,
 };
@@ -23,8 +23,9 @@ const TOKEN_ADDRESSES: usize = 5;
 const LONGEST_EXPIRY: u64 = 30 * 24 * 3600;
 
 impl Node {
-    /// Makes a join token; its secret is nowhere kept (invariant 9).
-    pub async fn invite(&self, actor: &str, invite: CreateInvite) -> Result<Invite, Failure> {
+    /// Makes a join token for the administrator who has the key with this SHA-256; its secret is nowhere kept (invariant
+    /// 9).
+    pub async fn invite(&self, actor: &str, maker: [u8; 32], invite: CreateInvite) -> Result<Invite, Failure> {
         let (role, token_role) = self.invited_role(&invite).await?;
         if invite.expires == 0 || invite.expires > LONGEST_EXPIRY {
             return Err(Failure::new(
@@ -42,11 +43,22 @@ impl Node {
         let authority = self.authority()?;
         let token = JoinToken::generate(addresses, authority.fingerprint(), role, expires)
             .map_err(|error| Failure::new(ExitCode::Crypto, "a token could not be made").because(chain(&error)))?;
-        let command = Command::CreateToken {
-            id: catalog_token_id(&token.id.0),
-            secret_hash: token.secret_hash(),
-            role: token_role,
-            expires,
+        let (id, secret_hash) = (catalog_token_id(&token.id.0), token.secret_hash());
+        let command = if self.notes_certificates()? {
+            Command::HandOutToken(Box::new(HandOutToken {
+                id,
+                secret_hash,
+                role: token_role,
+                expires,
+                maker,
+            }))
+        } else {
+            Command::CreateToken {
+                id,
+                secret_hash,
+                role: token_role,
+                expires,
+            }
         };
         self.catalog.propose(actor, command).await?;
         Ok(Invite {
@@ -103,7 +115,11 @@ impl Node {
         let administrator = join.node.as_ref().map(|new| new.administrator);
         let asked = wire::encode(&("join", &join.csr, name.as_str(), administrator));
         let request = *self.suite().digest(&asked).as_bytes();
-        let key = self.check_join(&join, &name, &known, &request)?;
+        if let Some(used) = &known.redeemed {
+            self.check_used(&join, &name, used, &request)?;
+            return self.accepted(&name, used.certificate.clone(), used.node_id);
+        }
+        let key = self.check_join(&join, &name, &known)?;
         // Not before: a token that was used up must not keep others out.
         comer.place.inspect(|place| place.has_token());
         let authority = self.authority()?;
@@ -134,18 +150,22 @@ impl Node {
             Some(new) => self.admission(&name, new, redemption).await?,
         };
         match self.catalog.propose(&format!("joining {name}"), command).await? {
-            Reply::Joined { certificate, node_id } => Ok(JoinAccepted {
-                certificate,
-                ca: authority.certificate_der().to_vec(),
-                nodes: self.token_addresses(),
-                node: node_id.map(|node_id| JoinedNode {
-                    node_id,
-                    suite: self.suite(),
-                    members: self.known_members(name.as_str()),
-                }),
-            }),
+            Reply::Joined { certificate, node_id } => self.accepted(&name, certificate, node_id),
             other => Err(unexpected(&other)),
         }
+    }
+
+    fn accepted(&self, name: &MemberName, certificate: Vec<u8>, node_id: Option<u64>) -> Result<JoinAccepted, Failure> {
+        Ok(JoinAccepted {
+            certificate,
+            ca: self.authority()?.certificate_der().to_vec(),
+            nodes: self.token_addresses(),
+            node: node_id.map(|node_id| JoinedNode {
+                node_id,
+                suite: self.suite(),
+                members: self.known_members(name.as_str()),
+            }),
+        })
     }
 
     async fn admission(&self, name: &MemberName, new: NewNode, redemption: Redemption) -> Result<Command, Failure> {
@@ -260,7 +280,7 @@ fn catalog_token_id(bytes: &[u8]) -> TokenId {
     TokenId(id)
 }
 
-fn node_name(name: &MemberName) -> Result<NodeName, Failure> {
+pub(super) fn node_name(name: &MemberName) -> Result<NodeName, Failure> {
     let name = name.as_str().parse();
     name.map_err(|error| Failure::new(ExitCode::OptionInvalid, "node-name cannot be used").because(error))
 }
@@ -282,7 +302,7 @@ mod tests {
             expires: 60,
             addresses: vec![],
         };
-        let invite = site.node.invite("test", invite).await.unwrap();
+        let invite = site.node.invite("test", [9; 32], invite).await.unwrap();
         invite.token.parse().unwrap()
     }
 

@@ -6,10 +6,11 @@
 //! another request.
 
 use crate::Node;
-use crate::certificates::noted_role;
+use crate::certificates::{noted_role, revocation};
+use crate::services::admin::node_name;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{CreateInvite, ExitCode, Failure, JoinRequest, now_unix};
-use pgmesh_raft::{CERTIFICATES, CatalogError, Refusal, TokenId, TokenRecord, TokenRole, View, short_key};
+use pgmesh_raft::{CERTIFICATES, CatalogError, Redeemed, Refusal, TokenId, TokenRecord, TokenRole, View, short_key};
 use pgmesh_transport::{Fingerprint, JoinPlace, MemberName, Role, key_of_request};
 use std::net::IpAddr;
 
@@ -18,6 +19,27 @@ pub(crate) struct Comer<'c> {
     pub(crate) address: IpAddr,
     /// Its place among the connections without a certificate; none in tests.
     pub(crate) place: Option<&'c JoinPlace>,
+}
+
+fn requested_key(join: &JoinRequest) -> Result<Fingerprint, Failure> {
+    key_of_request(&join.csr)
+        .map_err(|error| Failure::new(ExitCode::Crypto, "the certificate could not be signed").because(chain(&error)))
+}
+
+/// The only name that a token with --force is good for: if its bearer chose the name, it could revoke anybody.
+fn replaced_name(invite: &CreateInvite) -> Result<Option<String>, Failure> {
+    if !invite.force {
+        return Ok(None);
+    }
+    let Some(name) = &invite.name else {
+        let what = "a token with --force needs the name that it may replace";
+        return Err(Failure::new(ExitCode::OptionRequired, what)
+            .remedy("'pgmesh invite --force NAME', where NAME is as in 'pgmesh client list'"));
+    };
+    let name: MemberName = name
+        .parse()
+        .map_err(|error| Failure::new(ExitCode::OptionInvalid, "the name cannot be used").because(error))?;
+    Ok(Some(name.to_string()))
 }
 
 fn refused(refusal: Refusal) -> Failure {
@@ -55,7 +77,7 @@ impl Node {
         let token_role = match (noted_role(&role), &role) {
             (Some(role), _) if self.notes_certificates()? => TokenRole::Member {
                 role,
-                replaces: invite.force,
+                replaces: replaced_name(invite)?,
             },
             (_, Role::Admin) if !invite.force => TokenRole::Admin,
             (_, Role::Client { stanzas }) if !invite.force => TokenRole::Client {
@@ -88,8 +110,11 @@ impl Node {
         // A stranger learns nothing but this.
         if !self.failed_joins.may_ask(comer.address, self.running.now()) {
             self.say_failed_join(comer.address);
-            let what = "too many joins with unknown tokens come from there";
-            return Err(refused(Refusal::TokenUnknown).because(what));
+            let what =
+                "too many joins with tokens that this node does not know have come: the leader is not asked for more";
+            return Err(Failure::new(ExitCode::Crypto, what)
+                .remedy("if the token is good, join by another node, or try again in a minute")
+                .again());
         }
         comer.place.inspect(|place| place.asks());
         let asked = self.catalog.view_linearizable().await.map_err(Failure::from);
@@ -112,30 +137,59 @@ impl Node {
         }
     }
 
-    /// The public key of a join that a token is good for. Signs and proposes nothing.
+    /// Checks a join with a token that is used up: the same request gets the same answer, if the certificate still
+    /// counts. Signs and proposes nothing, and the connection keeps no place for it.
+    pub(super) fn check_used(
+        &self,
+        join: &JoinRequest,
+        name: &MemberName,
+        used: &Redeemed,
+        request: &[u8; 32],
+    ) -> Result<(), Failure> {
+        let other = || {
+            Err(refused(Refusal::TokenUsed {
+                at: used.at,
+                name: used.name.clone(),
+            }))
+        };
+        if used.request != *request || used.name != name.as_str() {
+            return other();
+        }
+        let (view, key) = (self.catalog.view(), requested_key(join)?.0);
+        let Some(number) = used.node_id else {
+            return match revocation(&view, &key, name.as_str())? {
+                Some(_) => Err(refused(Refusal::CertificateRevoked(name.to_string()))),
+                None => Ok(()),
+            };
+        };
+        let node = node_name(name)?;
+        match view.node(&node)? {
+            Some(record) if !record.is_member() => Err(refused(Refusal::NodeRemoved(node))),
+            Some(record) if record.key == key && record.node_id == number => Ok(()),
+            _ => other(),
+        }
+    }
+
+    /// The public key of a join that an unused token is good for. Signs and proposes nothing.
     pub(super) fn check_join(
         &self,
         join: &JoinRequest,
         name: &MemberName,
         token: &TokenRecord,
-        request: &[u8; 32],
     ) -> Result<Fingerprint, Failure> {
-        match &token.redeemed {
-            Some(used) if used.request != *request || used.name != name.as_str() => {
-                return Err(refused(Refusal::TokenUsed {
-                    at: used.at,
-                    name: used.name.clone(),
-                }));
-            }
-            None if now_unix() >= token.expires => {
-                return Err(refused(Refusal::TokenExpired { expires: token.expires }));
-            }
-            Some(_) | None => {}
+        if now_unix() >= token.expires {
+            return Err(refused(Refusal::TokenExpired { expires: token.expires }));
         }
-        let key = key_of_request(&join.csr).map_err(|error| {
-            Failure::new(ExitCode::Crypto, "the certificate could not be signed").because(chain(&error))
-        })?;
-        if matches!(token.role, TokenRole::Member { replaces: false, .. }) && token.redeemed.is_none() {
+        if let TokenRole::Member {
+            replaces: Some(invited),
+            ..
+        } = &token.role
+            && !invited.eq_ignore_ascii_case(name.as_str())
+        {
+            return Err(refused(Refusal::TokenOfOtherName(invited.clone(), name.to_string())));
+        }
+        let key = requested_key(join)?;
+        if matches!(token.role, TokenRole::Member { replaces: None, .. }) {
             self.refuse_taken(name.as_str(), &key.0)?;
         }
         Ok(key)
@@ -146,10 +200,11 @@ impl Node {
         let (view, now) = (self.catalog.view(), now_unix());
         for row in view.certificates(None) {
             let (other, record) = row?;
-            if record.name == name && other != *key && record.is_valid(now) {
+            if record.is_called(name) && other != *key && record.is_valid(now) {
                 return Err(refused(Refusal::NameTaken {
                     name: name.to_owned(),
                     role: record.role.kind().to_owned(),
+                    stanzas: record.role.stanzas().to_vec(),
                     key: short_key(&other),
                 }));
             }

@@ -15,7 +15,8 @@ use crate::command::{AdmitNode, Adopt, AdoptedFile, Command, NewReplica, Proposa
 use crate::model::{
     AuditRecord, BackupRecord, Branch, CertificateRecord, ChunkRecord, Debt, DebtReason, Garbage, GarbageKey,
     GarbageObject, HistoryRecord, Lineage, LogIndex, NodeRecord, ObjectRef, Redemption, Remembered, RepositoryRecord,
-    RequestId, SegmentRecord, SessionKind, SessionRecord, StanzaRecord, TokenId, TokenRecord, TokenRole, Writer,
+    RequestId, Revocation, SegmentRecord, SessionKind, SessionRecord, StanzaRecord, TokenId, TokenRecord, TokenRole,
+    Writer,
 };
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -63,6 +64,8 @@ fn read_all(base: &MemoryBase) {
     read::<SessionRecord>(base, Table::Sessions);
     read::<TokenRecord>(base, Table::Tokens);
     read::<CertificateRecord>(base, Table::Certificates);
+    read::<[u8; 32]>(base, Table::TokenMakers);
+    read::<Revocation>(base, Table::RevokedNames);
     read::<AuditRecord>(base, Table::Audit);
     read::<Remembered>(base, Table::Requests);
 }

@@ -1,24 +1,29 @@
 //! The certificates of clients, administrators, monitors and restoring hosts. A node's are in its own record.
 //!
-//! A row is kept for as long as a certificate of its key may be shown: a revocation that is forgotten before the
-//! certificate's end would let its holder in again. The proposer's clock decides what has ended, so a row stays for
-//! [`KEPT`] longer.
+//! A revocation that is forgotten before the certificate's end would let its holder in again. So a revoked row is not
+//! given up by a clock, but only where there are too many; and the name stays in table `RevokedNames`: a key that has no
+//! row is refused under it, also one that this catalog has never seen. A later join under the name has a row.
 
 use super::{Base, Outcome, Step, token};
 use crate::command::{IssueCertificate, NoteCertificate, RevokeCertificates};
 use crate::error::ReadError;
 use crate::key;
 use crate::limits;
-use crate::model::{CertificateRecord, CertificateRole, Levels, Revocation, TokenRecord, TokenRole, short_key};
+use crate::model::{
+    CertificateRecord, CertificateRole, Levels, NodeRecord, Revocation, TokenRecord, TokenRole, short_key,
+};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
+use std::collections::BTreeSet;
 
 /// The apply level that knows certificates.
 pub const CERTIFICATES: u32 = 2;
 
-/// For so long after its end a certificate's row is kept, in seconds: no clock is so wrong.
+/// For so long after its end a certificate's row is listed where there is room, in seconds.
 const KEPT: i64 = 30 * 24 * 3600;
+/// A renewal that prolongs a certificate by less is not noted, in seconds: it would only cost log.
+const RENEWAL: i64 = 24 * 3600;
 /// The longest reason of a revocation, in characters.
 const REASON_CHARACTERS: usize = 500;
 
@@ -47,27 +52,26 @@ pub(super) fn issue<B: Base>(step: &mut Step<'_, '_, B>, issue: IssueCertificate
     let Some((role, replaces)) = role_of(&known) else {
         return Err(Refusal::TokenOfOtherRole { is_for_node: true }.into());
     };
+    refuse_revoked(step, &key)?;
     if let Some(used) = token::used_before(&known, &redemption, &name)? {
-        refuse_revoked(step, &key)?;
         return Ok(Reply::Joined {
             certificate: used.certificate.clone(),
             node_id: None,
         });
     }
-    refuse_revoked(step, &key)?;
-    for (other, mut record) in named(step, &name)? {
-        if other == key || !record.is_valid(step.at) {
-            continue;
-        }
-        if !replaces {
-            return Err(Refusal::NameTaken {
-                name,
-                role: record.role.kind().to_owned(),
-                key: short_key(&other),
-            }
-            .into());
-        }
-        strike(step, &other, &mut record, "another host has joined under its name");
+    if let Some(invited) = &replaces
+        && !invited.eq_ignore_ascii_case(&name)
+    {
+        return Err(Refusal::TokenOfOtherName(invited.clone(), name).into());
+    }
+    refuse_other_holder(step, &key, &name, &role)?;
+    refuse_name_of_node(step, &name)?;
+    let others = others_of_name(step, &name, &key, replaces.is_some().then_some(&role))?;
+    if replaces.is_some() {
+        // The last administrator is replaced by an administrator: one is left.
+        let why = "another host has joined under its name";
+        bar_name(step, &name, why)?;
+        strike_all(step, others, why)?;
     }
     make_room(step, &key)?;
     let record = CertificateRecord {
@@ -91,18 +95,83 @@ pub(super) fn issue<B: Base>(step: &mut Step<'_, '_, B>, issue: IssueCertificate
     Ok(reply)
 }
 
-/// What a token makes, and whether the certificates of its bearer's name are revoked; none for a node's.
-fn role_of(token: &TokenRecord) -> Option<(CertificateRole, bool)> {
+/// What a token makes, and the name that its bearer may take from others; none for a node's.
+fn role_of(token: &TokenRecord) -> Option<(CertificateRole, Option<String>)> {
     match &token.role {
         TokenRole::Node { .. } => None,
-        TokenRole::Admin => Some((CertificateRole::Admin, false)),
+        TokenRole::Admin => Some((CertificateRole::Admin, None)),
         TokenRole::Client { stanzas } => Some((
             CertificateRole::Client {
                 stanzas: stanzas.clone(),
             },
-            false,
+            None,
         )),
-        TokenRole::Member { role, replaces } => Some((role.clone(), *replaces)),
+        TokenRole::Member { role, replaces } => Some((role.clone(), replaces.clone())),
+    }
+}
+
+/// The rows of other keys that a token takes the name from. Refuses a name that is taken: by a certificate that counts,
+/// unless the token replaces those of its role.
+fn others_of_name<B: Base>(
+    step: &Step<'_, '_, B>,
+    name: &str,
+    key: &[u8; 32],
+    replaced: Option<&CertificateRole>,
+) -> Outcome<Rows> {
+    let mut others = named(step, name)?;
+    others.retain(|(other, record)| other != key && record.is_valid(step.at));
+    let keeps = |record: &CertificateRecord| replaced.is_none_or(|role| role.kind() != record.role.kind());
+    match others.iter().find(|(_, record)| keeps(record)) {
+        None => Ok(others),
+        Some((other, record)) => Err(Refusal::NameTaken {
+            name: name.to_owned(),
+            role: record.role.kind().to_owned(),
+            stanzas: record.role.stanzas().to_vec(),
+            key: short_key(other),
+        }
+        .into()),
+    }
+}
+
+/// A key keeps its name and role, and a node's key, or its administrator's, is nobody else's.
+fn refuse_other_holder<B: Base>(
+    step: &Step<'_, '_, B>,
+    key: &[u8; 32],
+    name: &str,
+    role: &CertificateRole,
+) -> Outcome<()> {
+    let other = |known: String| Refusal::OtherHolder {
+        known,
+        given: name.to_owned(),
+    };
+    let known = step
+        .txn
+        .record::<CertificateRecord>(Table::Certificates, &key::certificate(key))?;
+    if let Some(known) = known
+        && (known.name != name || known.role != *role)
+    {
+        return Err(other(known.name).into());
+    }
+    for (node, record) in nodes(step)? {
+        if record.key == *key || record.administrator == *key || record.revoked.contains(key) {
+            return Err(other(node).into());
+        }
+    }
+    Ok(())
+}
+
+/// A member with the name of a node would be taken for the node's administrator.
+fn refuse_name_of_node<B: Base>(step: &Step<'_, '_, B>, name: &str) -> Outcome<()> {
+    let mut nodes = nodes(step)?.into_iter().filter(|(_, record)| record.is_member());
+    match nodes.find(|(node, _)| node.eq_ignore_ascii_case(name)) {
+        None => Ok(()),
+        Some((node, record)) => Err(Refusal::NameTaken {
+            name: node,
+            role: "node".to_owned(),
+            stanzas: Vec::new(),
+            key: short_key(&record.key),
+        }
+        .into()),
     }
 }
 
@@ -129,12 +198,16 @@ pub(super) fn note<B: Base>(step: &mut Step<'_, '_, B>, note: NoteCertificate) -
             }
             .into());
         }
+        Some(known) if not_after.saturating_sub(known.not_after) < RENEWAL => return Ok(Reply::Done),
         Some(known) => CertificateRecord {
             not_after: known.not_after.max(not_after),
             renewed_at: Some(step.at),
             ..known
         },
         None => {
+            if is_barred(step, &name)? {
+                return Err(Refusal::CertificateRevoked(name).into());
+            }
             make_room(step, &key)?;
             CertificateRecord {
                 name,
@@ -157,48 +230,93 @@ pub(super) fn note<B: Base>(step: &mut Step<'_, '_, B>, note: NoteCertificate) -
     Ok(Reply::Done)
 }
 
-/// Revokes all certificates of a name that are not revoked yet.
+/// Revokes all certificates of a name: those that are known and not revoked yet, and those that nobody has shown yet.
 pub(super) fn revoke<B: Base>(step: &mut Step<'_, '_, B>, given: &RevokeCertificates) -> Outcome {
     need_level(step, CERTIFICATES)?;
+    refuse_revoked(step, &given.asker)?;
     let name = &given.name;
     let all = named(step, name)?;
-    if all.is_empty() {
-        return Err(Refusal::UnknownCertificate(name.clone()).into());
-    }
     if !given.force {
         refuse_last_administrator(step, name, &all, given.asker)?;
     }
     let why: String = given.reason.chars().take(REASON_CHARACTERS).collect();
-    let mut keys = Vec::new();
-    for (key, mut record) in all {
-        // An expired one, too: a clock that is behind would take it.
-        if record.revoked.is_some() {
-            continue;
-        }
-        keys.push(format!("{} {}", record.role.kind(), short_key(&key)));
-        strike(step, &key, &mut record, &why);
+    // An expired one, too: a clock that is behind would take it.
+    let counting: Rows = all.into_iter().filter(|(_, record)| record.revoked.is_none()).collect();
+    let certificates = u32::try_from(counting.len()).unwrap_or(u32::MAX);
+    if certificates == 0 && is_barred(step, name)? {
+        return Ok(Reply::Revoked { certificates });
     }
-    let certificates = u32::try_from(keys.len()).unwrap_or(u32::MAX);
-    if certificates > 0 {
-        let reason = if why.is_empty() {
-            String::new()
-        } else {
-            format!(": {why}")
-        };
-        let audit = format!("{name} revoked ({}){reason}", keys.join(", "));
-        step.audit(limits::shortened(audit, limits::REASON));
+    let mut parts: Vec<String> = counting
+        .iter()
+        .map(|(key, record)| format!("{} {}", record.role.kind(), short_key(key)))
+        .collect();
+    bar_name(step, name, &why)?;
+    match strike_all(step, counting, &why)? {
+        0 => {}
+        tokens => parts.push(format!("{tokens} unused tokens of its holder")),
     }
+    if parts.is_empty() {
+        parts.push("no certificate is known".to_owned());
+    }
+    let reason = if why.is_empty() {
+        String::new()
+    } else {
+        format!(": {why}")
+    };
+    let audit = format!("{name} revoked ({}){reason}", parts.join(", "));
+    step.audit(limits::shortened(audit, limits::REASON));
     Ok(Reply::Revoked { certificates })
 }
 
-fn strike<B: Base>(step: &mut Step<'_, '_, B>, key: &[u8; 32], record: &mut CertificateRecord, why: &str) {
-    record.revoked = Some(Revocation {
+fn revocation<B: Base>(step: &Step<'_, '_, B>, why: &str) -> Revocation {
+    Revocation {
         at: step.at,
         by: step.actor.to_owned(),
         why: why.to_owned(),
-    });
-    put(step, key, record);
+    }
+}
+
+/// Strikes these certificates, and takes the unused tokens back that their holders have made. Returns how many.
+fn strike_all<B: Base>(step: &mut Step<'_, '_, B>, struck: Rows, why: &str) -> Outcome<usize> {
+    let keys: BTreeSet<[u8; 32]> = struck.iter().map(|(key, _)| *key).collect();
+    for (key, mut record) in struck {
+        record.revoked = Some(revocation(step, why));
+        put(step, &key, &record);
+    }
+    let mut revoked = rows(step)?;
+    revoked.retain(|(_, record)| record.revoked.is_some());
+    revoked.sort_by_key(|(key, record)| (record.not_after, *key));
+    let surplus = revoked.len().saturating_sub(limits::REVOKED);
+    for (key, _) in revoked.iter().take(surplus) {
+        step.txn.delete(Table::Certificates, key::certificate(key));
+    }
+    Ok(token::take_back_made_by(step, &keys)?)
+}
+
+fn is_barred<B: Base>(step: &Step<'_, '_, B>, name: &str) -> Result<bool, ReadError> {
+    let barred: Option<Revocation> = step.txn.record(Table::RevokedNames, &key::revoked_name(name))?;
+    Ok(barred.is_some())
+}
+
+/// From now on, a key without a row is refused under this name.
+fn bar_name<B: Base>(step: &mut Step<'_, '_, B>, name: &str, why: &str) -> Outcome<()> {
+    let row = key::revoked_name(name);
+    let mut barred = Vec::new();
+    for known in step.txn.records::<Revocation>(Table::RevokedNames, &[]) {
+        let (known, revocation) = known?;
+        if known != row {
+            barred.push((revocation.at, known));
+        }
+    }
+    if barred.len() >= limits::REVOKED
+        && let Some((_, first)) = barred.into_iter().min()
+    {
+        step.txn.delete(Table::RevokedNames, first);
+    }
+    let revocation = revocation(step, why);
+    step.txn.put(Table::RevokedNames, row, &revocation);
     step.txn.put(Table::Mesh, key::REVOKED.to_vec(), &step.index);
+    Ok(())
 }
 
 /// The last administrator who was invited does not shut itself out by mistake.
@@ -208,33 +326,43 @@ fn refuse_last_administrator<B: Base>(step: &Step<'_, '_, B>, name: &str, all: &
     }
     let is_admin = |record: &CertificateRecord| record.role == CertificateRole::Admin && record.is_valid(step.at);
     let others = rows(step)?;
-    if others.iter().any(|(_, record)| record.name != name && is_admin(record)) {
+    if others
+        .iter()
+        .any(|(_, record)| !record.is_called(name) && is_admin(record))
+    {
         return Ok(());
     }
     Err(Refusal::LastAdministrator(name.to_owned()).into())
 }
 
-fn refuse_revoked<B: Base>(step: &Step<'_, '_, B>, key: &[u8; 32]) -> Outcome<()> {
+/// Refuses a key that was revoked by itself, or with its node.
+pub(super) fn refuse_revoked<B: Base>(step: &Step<'_, '_, B>, key: &[u8; 32]) -> Outcome<()> {
     let known = step
         .txn
         .record::<CertificateRecord>(Table::Certificates, &key::certificate(key))?;
-    match known {
-        Some(record) if record.revoked.is_some() => Err(Refusal::CertificateRevoked(record.name).into()),
-        _ => Ok(()),
+    if let Some(record) = known
+        && record.revoked.is_some()
+    {
+        return Err(Refusal::CertificateRevoked(record.name).into());
+    }
+    let nodes = nodes(step)?;
+    match nodes.into_iter().find(|(_, record)| record.revoked.contains(key)) {
+        Some((node, _)) => Err(Refusal::CertificateRevoked(node).into()),
+        None => Ok(()),
     }
 }
 
-/// Forgets what ended long ago, and refuses one row more than there may be.
+/// Gives up the rows that ended long ago, and where there is no room also those that have just ended; refuses one row
+/// more than there may be. Revoked rows take no room from others.
 fn make_room<B: Base>(step: &mut Step<'_, '_, B>, new: &[u8; 32]) -> Outcome<()> {
     let mut all = rows(step)?;
-    all.retain(|(key, _)| key != new);
-    let ended_before = |record: &CertificateRecord, at: i64| record.not_after.saturating_add(KEPT) < at;
+    all.retain(|(key, record)| key != new && record.revoked.is_none());
     let is_full = all.len() >= limits::CERTIFICATES;
     let mut left = all.len();
     for (key, record) in &all {
-        let has_ended = ended_before(record, step.at);
-        let is_of_no_use = is_full && record.revoked.is_none() && record.not_after < step.at;
-        if has_ended || is_of_no_use {
+        // Without its row, a key of a revoked name is refused: a clock that is ahead must not do that.
+        let has_ended_long_ago = record.not_after.saturating_add(KEPT) < step.at && !is_barred(step, &record.name)?;
+        if has_ended_long_ago || is_full && record.not_after < step.at {
             step.txn.delete(Table::Certificates, key::certificate(key));
             left -= 1;
         }
@@ -242,17 +370,21 @@ fn make_room<B: Base>(step: &mut Step<'_, '_, B>, new: &[u8; 32]) -> Outcome<()>
     if left < limits::CERTIFICATES {
         return Ok(());
     }
-    Err(Refusal::BeyondLimit {
-        what: "the certificates of the mesh".to_owned(),
-        given: left as u64 + 1,
-        limit: limits::CERTIFICATES as u64,
+    Err(Refusal::TooManyCertificates(left as u64).into())
+}
+
+fn nodes<B: Base>(step: &Step<'_, '_, B>) -> Outcome<Vec<(String, NodeRecord)>> {
+    let mut nodes = Vec::new();
+    for row in step.txn.records::<NodeRecord>(Table::Nodes, &[]) {
+        let (name, record) = row?;
+        nodes.push((String::from_utf8_lossy(&name).into_owned(), record));
     }
-    .into())
+    Ok(nodes)
 }
 
 fn named<B: Base>(step: &Step<'_, '_, B>, name: &str) -> Result<Rows, ReadError> {
     let mut all = rows(step)?;
-    all.retain(|(_, record)| record.name == name);
+    all.retain(|(_, record)| record.is_called(name));
     Ok(all)
 }
 

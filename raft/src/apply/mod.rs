@@ -442,5 +442,6 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
         Command::IssueCertificate(issue) => certificate::issue(step, *issue),
         Command::NoteCertificate(note) => certificate::note(step, *note),
         Command::RevokeCertificates(given) => certificate::revoke(step, &given),
+        Command::HandOutToken(given) => token::hand_out(step, *given),
     }
 }

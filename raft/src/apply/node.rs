@@ -263,6 +263,8 @@ pub(super) fn set_service<B: Base>(step: &mut Step<'_, '_, B>, name: &NodeName, 
         }
         leave(&mut record);
         token::take_back(step, name)?;
+        // Empty at a level that notes no makers.
+        token::take_back_made_by(step, &BTreeSet::from([record.administrator]))?;
     }
     step.audit(format!("node {name} (number {}) is {service}", record.node_id));
     record.service = service;

@@ -3,6 +3,7 @@
 //! record is refused as well: records may be forgotten at any time without a danger.
 
 use super::{Base, Outcome, Step, certificate};
+use crate::command::HandOutToken;
 use crate::error::ReadError;
 use crate::key;
 use crate::limits;
@@ -10,6 +11,7 @@ use crate::model::{NodeName, NodeRecord, Redeemed, Redemption, TokenId, TokenRec
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
+use std::collections::BTreeSet;
 
 pub(super) fn create<B: Base>(
     step: &mut Step<'_, '_, B>,
@@ -41,6 +43,22 @@ pub(super) fn create<B: Base>(
             Ok(Reply::Done)
         }
     }
+}
+
+/// Hands out a token of an administrator, who is remembered.
+pub(super) fn hand_out<B: Base>(step: &mut Step<'_, '_, B>, given: HandOutToken) -> Outcome {
+    certificate::need_level(step, certificate::CERTIFICATES)?;
+    certificate::refuse_revoked(step, &given.maker)?;
+    let HandOutToken {
+        id,
+        secret_hash,
+        role,
+        expires,
+        maker,
+    } = given;
+    let reply = create(step, id, secret_hash, role, expires)?;
+    step.txn.put(Table::TokenMakers, key::token(id), &maker);
+    Ok(reply)
 }
 
 /// Forgets records when there are as many as may be: the records of expired tokens; if there are none, the record of
@@ -75,9 +93,14 @@ fn make_room<B: Base>(step: &mut Step<'_, '_, B>) -> Outcome<()> {
         .into());
     }
     for key in expired {
-        step.txn.delete(Table::Tokens, key);
+        forget(step, key);
     }
     Ok(())
+}
+
+fn forget<B: Base>(step: &mut Step<'_, '_, B>, key: Vec<u8>) {
+    step.txn.delete(Table::TokenMakers, key.clone());
+    step.txn.delete(Table::Tokens, key);
 }
 
 /// The token of a client or an administrator.
@@ -168,9 +191,32 @@ pub(super) fn take_back<B: Base>(step: &mut Step<'_, '_, B>, name: &NodeName) ->
         }
     }
     for key in left_over {
-        step.txn.delete(Table::Tokens, key);
+        forget(step, key);
     }
     Ok(())
+}
+
+/// Takes back the unused tokens that the holders of these keys have made. Returns how many there were.
+pub(super) fn take_back_made_by<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    makers: &BTreeSet<[u8; 32]>,
+) -> Result<usize, ReadError> {
+    let mut left_over = Vec::new();
+    for row in step.txn.records::<[u8; 32]>(Table::TokenMakers, &[]) {
+        let (key, maker) = row?;
+        if !makers.contains(&maker) {
+            continue;
+        }
+        let token: Option<TokenRecord> = step.txn.record(Table::Tokens, &key)?;
+        if token.is_some_and(|token| token.redeemed.is_none()) {
+            left_over.push(key);
+        }
+    }
+    let count = left_over.len();
+    for key in left_over {
+        forget(step, key);
+    }
+    Ok(count)
 }
 
 /// Whether the place that a node's token is for is free, or is the place of the node that it was made to replace.
@@ -202,7 +248,10 @@ fn role_text(role: &TokenRole) -> String {
             let names: Vec<_> = stanzas.iter().map(ToString::to_string).collect();
             format!("a client of {}", names.join(", "))
         }
-        TokenRole::Member { role, replaces: false } => role.to_string(),
-        TokenRole::Member { role, replaces: true } => format!("{role}, in place of others of its name"),
+        TokenRole::Member { role, replaces: None } => role.to_string(),
+        TokenRole::Member {
+            role,
+            replaces: Some(name),
+        } => format!("{role}, in place of {name}"),
     }
 }

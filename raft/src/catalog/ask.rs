@@ -13,6 +13,7 @@ use crate::error::CatalogError;
 use crate::limits;
 use crate::model::RequestId;
 use crate::peers::Setback;
+use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::view::View;
 
@@ -78,6 +79,10 @@ impl Catalog {
     pub async fn propose_stamped(&self, proposal: Proposal) -> Result<Reply, CatalogError> {
         // Before it is in the log, which must hold nothing that cannot be read back.
         limits::check(&proposal)?;
+        let (level, current) = (proposal.command.level(), self.view().levels()?.current);
+        if level > current {
+            return Err(Refusal::NeedsLevel { level, current }.into());
+        }
         let bytes = wire::encode(&proposal);
         let weight = bytes.len();
         if weight > PROPOSAL_BYTES {

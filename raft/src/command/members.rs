@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{CertificateRole, NodeName, Redemption};
+use crate::model::{CertificateRole, NodeName, Redemption, TokenId, TokenRole};
 
 /// A node to admit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +23,21 @@ pub struct AdmitNode {
     pub program: String,
     /// The catalog format that its program writes.
     pub catalog_format: u32,
+}
+
+/// A join token that an administrator makes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandOutToken {
+    /// The token's identifier.
+    pub id: TokenId,
+    /// Hash of its secret.
+    pub secret_hash: [u8; 32],
+    /// The bearer's role.
+    pub role: TokenRole,
+    /// When it expires, in seconds since the Unix epoch.
+    pub expires: i64,
+    /// SHA-256 of the public key of the administrator who makes it.
+    pub maker: [u8; 32],
 }
 
 /// A certificate that is issued for a token.

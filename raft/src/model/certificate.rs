@@ -77,6 +77,12 @@ pub struct CertificateRecord {
 }
 
 impl CertificateRecord {
+    /// Whether it is a certificate of this name. Names that differ in case only are one.
+    #[must_use]
+    pub fn is_called(&self, name: &str) -> bool {
+        self.name.eq_ignore_ascii_case(name)
+    }
+
     /// Whether it counts at `now`, in seconds since the Unix epoch.
     #[must_use]
     pub fn is_valid(&self, now: i64) -> bool {

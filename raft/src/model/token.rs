@@ -38,8 +38,9 @@ pub enum TokenRole {
     Member {
         /// What it may do.
         role: CertificateRole,
-        /// Whether other certificates of its name are revoked. Without it the name must be free.
-        replaces: bool,
+        /// The only name that its bearer may have; the certificates of this name and role are revoked when the token is
+        /// used. Without it the bearer chooses a name that is free.
+        replaces: Option<String>,
     },
 }
 

@@ -1,7 +1,7 @@
 //! The words of refusals that depend on their values.
 
 use pgmesh_postgres::Lsn;
-use pgmesh_storage::RepoKey;
+use pgmesh_storage::{RepoKey, StanzaName};
 
 pub(super) fn wrong_token(is_for_node: bool) -> &'static str {
     if is_for_node {
@@ -21,6 +21,14 @@ pub(super) fn others_owe(repo: RepoKey, other: RepoKey, debts: Option<u64>) -> S
     format!(
         "repo{repo} may have the only replica of some objects: repo{other}, the most complete of the others, {owed}"
     )
+}
+
+pub(super) fn for_stanzas(stanzas: &[StanzaName]) -> String {
+    if stanzas.is_empty() {
+        return String::new();
+    }
+    let names: Vec<_> = stanzas.iter().map(ToString::to_string).collect();
+    format!(", for {}", names.join(", "))
 }
 
 pub(super) fn and_others(others: u32) -> String {

@@ -4,13 +4,18 @@ use super::View;
 use crate::apply::Base;
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
-use crate::model::{CertificateRecord, LogIndex};
+use crate::model::{CertificateRecord, LogIndex, Revocation};
 use crate::table::Table;
 
 impl<B: Base> View<B> {
     /// The certificate that was issued for the public key with this SHA-256.
     pub fn certificate(&self, key: &[u8; 32]) -> Result<Option<CertificateRecord>, ReadError> {
         self.base.record(Table::Certificates, &key::certificate(key))
+    }
+
+    /// The last revocation of all certificates of a name: those count no more that have no row of their own.
+    pub fn revoked_name(&self, name: &str) -> Result<Option<Revocation>, ReadError> {
+        self.base.record(Table::RevokedNames, &key::revoked_name(name))
     }
 
     /// When a certificate was last revoked.

@@ -30,9 +30,12 @@ pub const REVOKE: CommandSpec = CommandSpec {
     command: Command::ClientRevoke,
     name: "client revoke",
     summary: "Make the certificates of a name count no more",
-    about: "For a client, an administrator, a monitor or a restoring host, such as a PG host that was broken into: every \
-            node closes its connections and ends its backups and restores within two seconds, and neither serves it nor \
-            renews its certificate any more. The host joins again with a new token. A node goes with `pgmesh node \
+    about: "For a client, an administrator, a monitor or a restoring host, such as a PG host that was broken into: each \
+            node that hears of it closes its connections and ends its backups and restores within two seconds, and neither \
+            serves it nor renews its certificate any more. A node that is cut off from the majority serves it until it \
+            hears of it. Certificates of the name that no node has seen yet are refused, too; unused tokens that a \
+            revoked administrator has made are taken back. Someone who had an administrator's key may have invited a \
+            node, which has the mesh's private key: look at `pgmesh node list`. The host joins again with a new token. A node goes with `pgmesh node \
             remove`. Refused where the last administrator who was invited would shut itself out, unless --force is \
             given.",
     arguments: &[required("NAME", "as `pgmesh client list` names it")],
@@ -59,8 +62,12 @@ pub const INVITE: CommandSpec = CommandSpec {
             the token can join: hand it over safely and let it expire soon. A node's token is for one \
             `node-name` and no other. If the mesh has a node of that name, it is refused without --force; with it, \
             the new node takes the place of the one that has lost its disk, which must not run. Other roles choose \
-            their name when they join; with --force, the certificates that the name has are revoked then.",
-    arguments: &[optional("NAME", "with --role=node: the `node-name` of the new node")],
+            their name when they join; with --force, the token is for NAME and no other, and the certificates that NAME has in the same role are revoked \
+            when it is used.",
+    arguments: &[optional(
+        "NAME",
+        "with --role=node: the `node-name` of the new node; with --force: the name that it takes over",
+    )],
     examples: &[
         (
             "pgmesh invite --role=client --stanza=main --expires=1h",

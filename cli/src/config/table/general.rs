@@ -143,7 +143,7 @@ pub const OPTIONS: &[OptionSpec] = &[
             PostgreSQL runs or the stanza is being restored. stop: end backups and restores that run. node remove: \
             although it hosts repositories, or the voters that are left could decide nothing. repo-remove: although nothing else has what it holds. join: although there is \
             an identity already. invite: the new node takes the place of the one of its name, which has lost its disk; for other \
-            roles: the certificates of the name that is joined under are revoked. client revoke: although the last \
+            roles: the token is for NAME, whose certificates in that role are revoked. client revoke: although the last \
             administrator who was invited shuts itself out.",
             "--force",
         ),

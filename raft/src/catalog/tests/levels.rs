@@ -37,6 +37,23 @@ async fn a_mesh_is_upgraded_node_by_node_and_refuses_a_program_that_is_too_old()
     for node_id in 1..=3 {
         note_level(&mesh, node_id, 1).await;
     }
+    // A program that cannot read the command would stand still at its entry.
+    let before = mesh.leader().await.status().last_log;
+    let revoke = Command::RevokeCertificates(Box::new(crate::command::RevokeCertificates {
+        name: "db1".to_owned(),
+        reason: String::new(),
+        asker: [0; 32],
+        force: false,
+    }));
+    let refused = mesh.leader().await.propose("test", revoke).await;
+    assert!(
+        matches!(
+            &refused,
+            Err(CatalogError::Refused(Refusal::NeedsLevel { level: 2, current: 1 }))
+        ),
+        "{refused:?}"
+    );
+    assert_eq!(mesh.leader().await.status().last_log, before);
     for node_id in 1..=3 {
         let refused = raise(&mesh).await;
         assert!(
