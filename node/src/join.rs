@@ -102,8 +102,8 @@ pub async fn join(settings: &NodeSettings, token: &JoinToken) -> Result<Joined, 
     })
 }
 
-/// Redeems a token at its first node that answers, and returns the node's address with the answer. If an answer is lost,
-/// the token may be used up: the same request is sent to the next node, which gives the same answer.
+/// Redeems a token at its first node that answers, and returns the node's address with the answer. If an answer is
+/// lost, the token may be used up: the same request is sent to the next node, which gives the same answer.
 ///
 /// # Errors
 /// No node of the token can be reached, or the mesh refuses.

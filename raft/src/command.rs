@@ -4,8 +4,10 @@
 //! the catalog is decided by [`apply`](mod@crate::apply) alone.
 
 mod members;
+mod orphans;
 
 pub use members::{AdmitNode, HandOutToken, IssueCertificate, NoteCertificate, RevokeCertificates};
+pub use orphans::{DiscardOrphans, NoteOrphans};
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,8 +18,8 @@ use serde::{Deserialize, Serialize};
 use crate::apply::CERTIFICATES;
 use crate::model::{
     BackupRecord, Branch, CatalogLoss, Claim, CondemnedChunk, DebtReason, GarbageKey, GarbageObject, LogIndex,
-    MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef, Orphan, OrphanTally, PlacedIdentity, Redemption, Replica,
-    RequestId, Server, SessionId, SessionKind, StoredObject, TokenId, TokenRole, VotePolicy,
+    MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef, PlacedIdentity, Redemption, Replica, RequestId, Server,
+    SessionId, SessionKind, StoredObject, TokenId, TokenRole, VotePolicy,
 };
 
 /// A command, its actor and its time: one entry of the Raft log.
@@ -585,38 +587,6 @@ impl Command {
             Self::HandOutToken(_) => "hand out token",
         }
     }
-}
-
-/// The findings of a scan of a repository since its last command.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NoteOrphans {
-    /// The repository.
-    pub repo: RepoKey,
-    /// The repository that was listed.
-    pub identity: PlacedIdentity,
-    /// [`View::applied`](crate::View::applied) of a linearizable view from before the scan.
-    pub began: LogIndex,
-    /// The folder that it goes on with; none when it has come to its end.
-    pub next: Option<u16>,
-    /// All that it has found so far.
-    pub found: OrphanTally,
-    /// Objects that the catalog does not know, each with its bytes.
-    pub sighted: Vec<(String, u64)>,
-    /// Paths that were noted before, and that are known by now, or not there any more.
-    pub gone: Vec<String>,
-}
-
-/// Objects that two scans have seen and that the catalog does not know.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DiscardOrphans {
-    /// The repository.
-    pub repo: RepoKey,
-    /// The repository that was listed.
-    pub identity: PlacedIdentity,
-    /// [`View::applied`](crate::View::applied) of a linearizable view from before the second scan.
-    pub began: LogIndex,
-    /// The objects. The node that has listed them vouches for the names in their paths.
-    pub orphans: Vec<Orphan>,
 }
 
 /// An object as a repository describes it. The proposer has read and checked it; the catalog adds it only where nothing

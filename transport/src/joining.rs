@@ -74,8 +74,8 @@ impl<C> Places<C> {
         Some((number, gone))
     }
 
-    /// The oldest one of the address that has most of them: of those that have sent nothing or were refused; if there are
-    /// none, of those whose token is being looked up.
+    /// The oldest one of the address that has most of them: of those that have sent nothing or were refused; if there
+    /// are none, of those whose token is being looked up.
     fn dispensable(&self) -> Option<usize> {
         let mut counts: HashMap<IpAddr, usize> = HashMap::new();
         let least = self.taken.iter().map(|place| place.shown).min();

@@ -36,7 +36,8 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Ok)
 }
 
-/// A node's name is in its token, and so is the name that a token with --force may replace. Other members choose theirs.
+/// A node's name is in its token, and so is the name that a token with --force may replace. Other members choose
+/// theirs.
 fn check_name(role: &str, name: Option<&str>, force: bool) -> Result<(), Failure> {
     match (role, name) {
         ("node", _) => Ok(()),

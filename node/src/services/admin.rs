@@ -23,8 +23,8 @@ const TOKEN_ADDRESSES: usize = 5;
 const LONGEST_EXPIRY: u64 = 30 * 24 * 3600;
 
 impl Node {
-    /// Makes a join token for the administrator who has the key with this SHA-256; its secret is nowhere kept (invariant
-    /// 9).
+    /// Makes a join token for the administrator who has the key with this SHA-256; its secret is nowhere kept
+    /// (invariant 9).
     pub async fn invite(&self, actor: &str, maker: [u8; 32], invite: CreateInvite) -> Result<Invite, Failure> {
         let (role, token_role) = self.invited_role(&invite).await?;
         if invite.expires == 0 || invite.expires > LONGEST_EXPIRY {

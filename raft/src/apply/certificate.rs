@@ -1,8 +1,8 @@
 //! The certificates of clients, administrators, monitors and restoring hosts. A node's are in its own record.
 //!
 //! A revocation that is forgotten before the certificate's end would let its holder in again. So a revoked row is not
-//! given up by a clock, but only where there are too many; and the name stays in table `RevokedNames`: a key that has no
-//! row is refused under it, also one that this catalog has never seen. A later join under the name has a row.
+//! given up by a clock, but only where there are too many; and the name stays in table `RevokedNames`: a key that has
+//! no row is refused under it, also one that this catalog has never seen. A later join under the name has a row.
 
 use super::{Base, Outcome, Step, token};
 use crate::command::{IssueCertificate, NoteCertificate, RevokeCertificates};
