@@ -495,7 +495,7 @@ pub enum Command {
 
     /// Uses the token of a member that is no node up, and notes its certificate. The name must be free, or the token
     /// made to replace: no certificate of another key may count under it. From level
-    /// [`CERTIFICATES`](crate::CERTIFICATES), as the next two. Reply: `Joined`.
+    /// [`CERTIFICATES`], as the next two. Reply: `Joined`.
     IssueCertificate(Box<IssueCertificate>),
     /// A certificate was renewed, or one is in use that the catalog does not know. Refused for a key that was revoked.
     /// Reply: `Done`.
