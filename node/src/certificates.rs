@@ -14,7 +14,8 @@ use pgmesh_protocol::{
 };
 use pgmesh_raft::command::{NoteCertificate, RevokeCertificates as Revoke};
 use pgmesh_raft::{
-    CERTIFICATES, CertificateRecord, CertificateRole, Command, ReadError, Reply, Revocation, View, short_key,
+    CERTIFICATES, CatalogError, CertificateRecord, CertificateRole, Command, ReadError, Refusal, Reply, Revocation,
+    View, short_key,
 };
 use pgmesh_runtime::tasks;
 use pgmesh_transport::{MemberCertificate, Role};
@@ -122,7 +123,7 @@ impl Node {
                 .propose(&actor, Command::NoteCertificate(Box::new(note)))
                 .await;
             if let Err(error) = noted {
-                tracing::debug!(actor, %error, "a certificate that is in use is not noted");
+                tracing::warn!(actor, %error, "a certificate that is in use is not noted");
             }
         });
     }
@@ -156,8 +157,14 @@ impl Node {
                 what: format!("certificate of {actor} renewed until {}", utc(not_after)),
             },
         };
-        self.catalog.propose(&actor, command).await?;
-        Ok(())
+        match self.catalog.propose(&actor, command).await {
+            // A renewal is never refused for want of room: its host would stop archiving at the certificate's end.
+            Err(CatalogError::Refused(refusal @ Refusal::TooManyCertificates(_))) => {
+                tracing::warn!(actor, %refusal, "a renewed certificate has no row in the catalog");
+                Ok(())
+            }
+            other => other.map(drop).map_err(Failure::from),
+        }
     }
 
     fn is_administrator_of_a_node(&self, key: &[u8; 32]) -> Result<bool, Failure> {

@@ -182,7 +182,7 @@ pub(crate) async fn call<C: Call>(connection: &Connection, call: &C) -> Result<C
 fn interrupted(error: &dyn std::error::Error) -> Failure {
     Failure::new(ExitCode::HostConnect, "joining was interrupted")
         .because(chain(error))
-        .remedy("try again; if the token is refused then, it is used up: remove the node that it may have made with 'pgmesh node remove NAME', and make another token")
+        .remedy("try again; if the token is refused then, it is used up: take back what it may have made (a node: 'pgmesh node remove NAME'; any other: 'pgmesh client revoke NAME'), and make another token")
 }
 
 fn crypto(what: &str, error: &dyn std::error::Error) -> Failure {

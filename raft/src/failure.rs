@@ -291,6 +291,10 @@ fn verdict(refusal: &Refusal) -> (ExitCode, Option<&'static str>) {
                  'pgmesh status' whether all nodes are there",
             ),
         ),
+        R::NameTaken { role, .. } if role == "node" => (
+            ExitCode::OptionInvalid,
+            Some("a node has that name; give another one: 'pgmesh join TOKEN NAME'; the token is still good"),
+        ),
         R::NameTaken { .. } => (
             ExitCode::OptionInvalid,
             Some(

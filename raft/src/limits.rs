@@ -77,7 +77,7 @@ pub const TOKENS: usize = 1024;
 pub const CERTIFICATE: usize = 16 << 10;
 /// Certificates that count, of all members but nodes, with expired ones that there is room for. It bounds what a join
 /// looks through.
-pub const CERTIFICATES: usize = if cfg!(test) { 4 } else { 4096 };
+pub const CERTIFICATES: usize = if cfg!(test) { 4 } else { 1 << 14 };
 /// Certificates that were revoked, and names of which all were. Beyond it the certificate goes that ends first: its
 /// name still keeps it out. Beyond it the name goes that was revoked first.
 pub const REVOKED: usize = if cfg!(test) { 6 } else { 1 << 16 };

@@ -17,15 +17,7 @@ const KEY_DIGITS: usize = 16;
 /// Shows who holds a certificate.
 pub async fn list(config: &Config) -> Result<ExitCode, Failure> {
     let mesh = Mesh::connect(settings::access::of(config)?).await?;
-    let (mut all, mut after) = (Vec::new(), None);
-    loop {
-        let page = mesh.call(&ListCertificates { after }).await?;
-        after = page.certificates.last().map(|last| last.key);
-        all.extend(page.certificates);
-        if !page.more || after.is_none() {
-            break;
-        }
-    }
+    let mut all = all(&mesh).await?;
     all.sort_by(|one, other| (&one.name, one.issued_at).cmp(&(&other.name, other.issued_at)));
     let now = now_unix();
     match OutputFormat::of(config) {
@@ -33,6 +25,18 @@ pub async fn list(config: &Config) -> Result<ExitCode, Failure> {
         OutputFormat::Text => output::print(&text(&all, now))?,
     }
     Ok(ExitCode::Ok)
+}
+
+async fn all(mesh: &Mesh) -> Result<Vec<CertificateInfo>, Failure> {
+    let (mut all, mut after) = (Vec::new(), None);
+    loop {
+        let page = mesh.call(&ListCertificates { after }).await?;
+        after = page.certificates.last().map(|last| last.key);
+        all.extend(page.certificates);
+        if !page.more || after.is_none() {
+            return Ok(all);
+        }
+    }
 }
 
 /// Makes the certificates of a name count no more.
@@ -49,9 +53,22 @@ pub async fn revoke(config: &Config) -> Result<ExitCode, Failure> {
         force: config.flag("force"),
     };
     let mesh = Mesh::connect(settings::access::of(config)?).await?;
+    if !revoke.force && !all(&mesh).await?.iter().any(|one| one.name.eq_ignore_ascii_case(&name)) {
+        return Err(unknown(&name));
+    }
     let revoked = mesh.call(&revoke).await?;
     output::print(&outcome(&name, revoked.certificates))?;
     Ok(ExitCode::Ok)
+}
+
+/// A mistyped name would be barred, and the certificate that was meant would go on.
+fn unknown(name: &str) -> Failure {
+    Failure::new(ExitCode::CommandInvalid, format!("no certificate of {name} is known"))
+        .because("the catalog notes a certificate when it is issued, renewed or used")
+        .remedy(
+            "see 'pgmesh client list'; a node and its administrator go with 'pgmesh node remove'; with --force the name is \
+             barred all the same: no node serves certificates of that name that were issued before",
+        )
 }
 
 fn outcome(name: &str, certificates: u32) -> String {

@@ -361,8 +361,8 @@ fn make_room<B: Base>(step: &mut Step<'_, '_, B>, new: &[u8; 32]) -> Outcome<()>
     let mut left = all.len();
     for (key, record) in &all {
         // Without its row, a key of a revoked name is refused: a clock that is ahead must not do that.
-        let has_ended_long_ago = record.not_after.saturating_add(KEPT) < step.at && !is_barred(step, &record.name)?;
-        if has_ended_long_ago || is_full && record.not_after < step.at {
+        let kept = if is_full { 0 } else { KEPT };
+        if record.not_after.saturating_add(kept) < step.at && !is_barred(step, &record.name)? {
             step.txn.delete(Table::Certificates, key::certificate(key));
             left -= 1;
         }

@@ -79,9 +79,13 @@ impl Catalog {
     pub async fn propose_stamped(&self, proposal: Proposal) -> Result<Reply, CatalogError> {
         // Before it is in the log, which must hold nothing that cannot be read back.
         limits::check(&proposal)?;
-        let (level, current) = (proposal.command.level(), self.view().levels()?.current);
-        if level > current {
-            return Err(Refusal::NeedsLevel { level, current }.into());
+        let level = proposal.command.level();
+        if level > self.view().levels()?.current {
+            // A node that has just joined, or that lags behind, knows an earlier level.
+            let current = self.view_linearizable().await?.levels()?.current;
+            if level > current {
+                return Err(Refusal::NeedsLevel { level, current }.into());
+            }
         }
         let bytes = wire::encode(&proposal);
         let weight = bytes.len();

@@ -36,8 +36,8 @@ pub const REVOKE: CommandSpec = CommandSpec {
             hears of it. Certificates of the name that no node has seen yet are refused, too; unused tokens that a \
             revoked administrator has made are taken back. Someone who had an administrator's key may have invited a \
             node, which has the mesh's private key: look at `pgmesh node list`. The host joins again with a new token. A node goes with `pgmesh node \
-            remove`. Refused where the last administrator who was invited would shut itself out, unless --force is \
-            given.",
+            remove`. Refused where the last administrator who was invited would shut itself out, or no certificate of \
+            the name is known, unless --force is given.",
     arguments: &[required("NAME", "as `pgmesh client list` names it")],
     examples: &[
         (

@@ -144,7 +144,7 @@ pub const OPTIONS: &[OptionSpec] = &[
             although it hosts repositories, or the voters that are left could decide nothing. repo-remove: although nothing else has what it holds. join: although there is \
             an identity already. invite: the new node takes the place of the one of its name, which has lost its disk; for other \
             roles: the token is for NAME, whose certificates in that role are revoked. client revoke: although the last \
-            administrator who was invited shuts itself out.",
+            administrator who was invited shuts itself out, or no certificate of the name is known.",
             "--force",
         ),
     new("with-backups", Kind::Flag, "with the backups that need it")
