@@ -439,6 +439,7 @@ mod tests {
     use crate::settings::RepositorySettings;
     use pgmesh_storage::{FixedSecrets, RepoKey};
     use std::collections::BTreeMap;
+    use std::sync::Arc;
 
     fn slot(options: &[(&str, &str)]) -> Slot {
         let definition = options
