@@ -15,12 +15,14 @@
 //! A connection is authenticated on both sides before either sees a byte of the other's messages. A client accepts only
 //! a certificate of its mesh with the node role. A server accepts a client without a certificate only for joining.
 
+pub mod account;
 pub mod ca;
 pub mod calls;
 pub mod certificate;
 pub mod client;
 pub mod connection;
 mod durable_file;
+pub mod guests;
 pub mod identity;
 mod liveness;
 pub mod lost;
@@ -36,8 +38,10 @@ mod tls;
 pub mod token;
 pub mod tuning;
 mod welcome;
+pub mod window;
 pub mod wire_version;
 
+pub use account::Account;
 pub use ca::{CaError, MeshCa};
 pub use calls::Announced;
 pub use certificate::{CertificateError, Fingerprint, MemberCertificate};
@@ -54,3 +58,4 @@ pub use stream::{RecvHalf, SendHalf, Stream, StreamCode, StreamError};
 pub use tls::{NodeCertificateProblem, TlsSetupError};
 pub use token::{JoinToken, TokenError};
 pub use tuning::Tuning;
+pub use window::Windows;

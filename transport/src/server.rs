@@ -14,6 +14,7 @@ use tokio::{
 
 use crate::{
     certificate::{CertificateError, MemberCertificate},
+    guests::Guests,
     identity::Identity,
     lost::CloseCode,
     role::Role,
@@ -23,6 +24,7 @@ use crate::{
     tls::{self, TlsSetupError},
     tuning::{HANDSHAKE_LIMIT, INCOMING_BUFFER, MAX_HANDSHAKES, MAX_INCOMING, MAX_JOINING, MAX_SESSIONS, Tuning},
     welcome,
+    window::Windows,
     wire_version::{Negotiated, Purpose, WIRE_VERSION, negotiated},
 };
 
@@ -95,6 +97,14 @@ pub enum EstablishError {
         /// The client.
         remote: SocketAddr,
     },
+    /// The client's certificate, its account, or all clients together have as many connections as they may have.
+    #[error("{remote}: {reason}")]
+    TooManyConnections {
+        /// The client.
+        remote: SocketAddr,
+        /// The client was told so.
+        reason: String,
+    },
     /// The client went away before the welcome.
     #[error("welcoming {remote}: {source}")]
     Welcome {
@@ -118,6 +128,7 @@ struct Shared {
     handshakes: Arc<Semaphore>,
     sessions: Arc<Semaphore>,
     joining: Arc<Semaphore>,
+    guests: Guests,
 }
 
 impl Server {
@@ -142,6 +153,7 @@ impl Server {
             handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
             sessions: Arc::new(Semaphore::new(MAX_SESSIONS)),
             joining: Arc::new(Semaphore::new(MAX_JOINING)),
+            guests: Guests::default(),
         };
         Ok(Self {
             endpoint,
@@ -275,8 +287,17 @@ async fn establish(
         .map_err(handshake_error)?;
     let peer = admit(&connection, remote)?;
     let mut permits = vec![permit];
+    let (mut guest, mut windows) = (None, Windows::fixed());
     match &peer {
-        Peer::Member(_) => shared.tuning.admit_member(&connection),
+        Peer::Member(member) => {
+            let admitted = shared.guests.admit(member, &shared.tuning);
+            guest = admitted.map_err(|full| {
+                close(&connection, CloseCode::BUSY, &full.reason);
+                let reason = full.reason;
+                EstablishError::TooManyConnections { remote, reason }
+            })?;
+            windows = shared.tuning.admit_member(&connection, guest.as_ref());
+        }
         Peer::Joining => {
             let joining = shared.joining.clone().try_acquire_owned().map_err(|_| {
                 close(&connection, CloseCode::BUSY, "too many are joining at the moment");
@@ -288,7 +309,7 @@ async fn establish(
     welcome::send(&connection)
         .await
         .map_err(|source| EstablishError::Welcome { remote, source })?;
-    Ok(Session::new(connection, peer, permits))
+    Ok(Session::new(connection, peer, permits, (guest, windows)))
 }
 
 /// The client's identity, from the negotiated protocol and the verified certificate. A client that is refused has been

@@ -7,11 +7,13 @@ use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle, time::timeout};
 
 use crate::{
     certificate::MemberCertificate,
+    guests::Guest,
     liveness::Fate,
     lost::{CloseCode, ConnectionLost},
     role::Role,
     stream::Stream,
     tuning::JOIN_LIFETIME,
+    window::Windows,
 };
 
 /// The other end of a connection.
@@ -55,17 +57,26 @@ pub struct Session {
     peer: Peer,
     fate: Arc<Fate>,
     end: Option<JoinHandle<()>>,
+    windows: Windows,
+    guest: Option<Guest>,
     _permits: Vec<OwnedSemaphorePermit>,
 }
 
 impl Session {
-    pub(crate) fn new(connection: quinn::Connection, peer: Peer, permits: Vec<OwnedSemaphorePermit>) -> Self {
+    pub(crate) fn new(
+        connection: quinn::Connection,
+        peer: Peer,
+        permits: Vec<OwnedSemaphorePermit>,
+        (guest, windows): (Option<Guest>, Windows),
+    ) -> Self {
         let end = (peer == Peer::Joining).then(|| tokio::spawn(end_joining(connection.clone())));
         Self {
             connection,
             peer,
             fate: Arc::default(),
             end,
+            windows,
+            guest,
             _permits: permits,
         }
     }
@@ -85,7 +96,13 @@ impl Session {
         self.connection.rtt()
     }
 
-    /// The next stream that the client opens. Cancel-safe.
+    /// The windows of the connection.
+    pub fn windows(&self) -> &Windows {
+        &self.windows
+    }
+
+    /// The next stream that the client opens, when its certificate may have another one. If the wait is cancelled, a
+    /// stream may be lost.
     ///
     /// # Errors
     /// The connection has ended; [`ConnectionLost::is_orderly`] tells whether that is worth a log line.
@@ -95,7 +112,11 @@ impl Session {
             .accept_bi()
             .await
             .map_err(|error| self.fate.lost(error))?;
-        Ok(Stream::new(halves, &self.fate))
+        let place = match &self.guest {
+            Some(guest) => guest.stream().await,
+            None => None,
+        };
+        Ok(Stream::new(halves, &self.fate).counted(place))
     }
 
     /// Waits for the connection's end.

@@ -13,7 +13,7 @@ use quinn::{ReadError, VarInt, WriteError};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{io::AsyncReadExt, time::timeout};
 
-use crate::{liveness::Fate, lost::ConnectionLost, tuning::STALL_LIMIT};
+use crate::{guests::StreamPlace, liveness::Fate, lost::ConnectionLost, tuning::STALL_LIMIT};
 
 /// The bytes of a message's length.
 pub(crate) const PREFIX_LENGTH: usize = 4;
@@ -35,6 +35,8 @@ impl StreamCode {
     pub const CANCELLED: Self = Self(1);
     /// The other side broke the protocol.
     pub const VIOLATION: Self = Self(2);
+    /// The node needs the memory for other clients: try again, or another node.
+    pub const BUSY: Self = Self(3);
 }
 
 impl From<VarInt> for StreamCode {
@@ -70,6 +72,9 @@ pub enum StreamError {
         /// The limit.
         after: Duration,
     },
+    /// This side gave the message or body up, since others wait for the memory that is held for it.
+    #[error("given up, since others wait for the memory that it takes")]
+    GivenUp,
     /// The message or body is longer than was agreed.
     #[error("{length} bytes announced, at most {max} are taken here")]
     TooLong {
@@ -96,8 +101,8 @@ impl StreamError {
     /// Whether the peer or the way to it failed, so that the same request to another node may succeed.
     pub fn is_peer_failure(&self) -> bool {
         match self {
-            Self::Lost(_) | Self::Ended | Self::Stalled { .. } => true,
-            Self::Stopped { code } | Self::Reset { code } => *code == StreamCode::ABANDONED,
+            Self::Lost(_) | Self::Ended | Self::Stalled { .. } | Self::GivenUp => true,
+            Self::Stopped { code } | Self::Reset { code } => matches!(*code, StreamCode::ABANDONED | StreamCode::BUSY),
             Self::TooLong { .. } | Self::NoNumber { .. } | Self::Malformed(_) | Self::Misused(_) => false,
         }
     }
@@ -437,6 +442,7 @@ impl RecvHalf {
 pub struct Stream {
     send: SendHalf,
     recv: RecvHalf,
+    _place: Option<StreamPlace>,
 }
 
 impl Stream {
@@ -449,7 +455,13 @@ impl Stream {
         Self {
             send: SendHalf::new(send, fate.clone()),
             recv: RecvHalf::new(recv, fate.clone()),
+            _place: None,
         }
+    }
+
+    /// The stream counts among those of its client until it is dropped.
+    pub(crate) fn counted(self, place: Option<StreamPlace>) -> Self {
+        Self { _place: place, ..self }
     }
 
     /// See [`SendHalf::send`].
@@ -506,6 +518,11 @@ impl Stream {
     /// As there.
     pub fn finish(&mut self) -> Result<(), StreamError> {
         self.send.finish()
+    }
+
+    /// Whether this side has ended the stream.
+    pub fn is_finished(&self) -> bool {
+        self.send.state == SendState::Ended
     }
 
     /// See [`SendHalf::delivered`].

@@ -4,6 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt, congestion::CubicConfig};
 
+use crate::{guests::Guest, window::Windows};
+
 /// A connection is lost after this time without a packet. With [`KEEP_ALIVE`] a silent death is noticed within 3 s.
 pub const IDLE_TIMEOUT: Duration = Duration::from_millis(2500);
 
@@ -126,11 +128,20 @@ impl Tuning {
         Arc::new(config)
     }
 
-    /// Raises the limits for a member whose certificate has been checked.
-    pub(crate) fn admit_member(&self, connection: &quinn::Connection) {
-        connection.set_receive_window(self.connection_window.into());
-        connection.set_send_window(self.send_window);
+    /// Raises the limits for a member whose certificate has been checked; its windows. A client has a share of its
+    /// account's windows.
+    pub(crate) fn admit_member(&self, connection: &quinn::Connection, guest: Option<&Guest>) -> Windows {
         connection.set_max_concurrent_bi_streams(MAX_STREAMS.into());
+        match guest {
+            Some(guest) if guest.window() < u64::from(self.connection_window) => {
+                Windows::new(connection.clone(), guest.window(), guest.spoiled())
+            }
+            _ => {
+                connection.set_receive_window(self.connection_window.into());
+                connection.set_send_window(self.send_window);
+                Windows::fixed()
+            }
+        }
     }
 
     /// A client's limits: the server opens one stream, for the welcome.
