@@ -28,6 +28,7 @@ extern crate self as pgmesh_node;
 mod acquaintances;
 mod anew;
 mod announcing;
+mod asker;
 mod authorize;
 mod awake;
 mod backfilling;

@@ -8,7 +8,7 @@ use crate::shut_out::{Worth, worth};
 use crate::{Node, anew};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure};
-use pgmesh_transport::{CloseCode, Identity, Peer, Server};
+use pgmesh_transport::{Account, CloseCode, Identity, Peer, Server};
 use std::fs::File;
 use std::future::Future;
 use std::sync::Arc;
@@ -168,9 +168,16 @@ async fn serve_connection(node: Arc<Node>, incoming: pgmesh_transport::Incoming)
     };
     tracing::debug!(%remote, actor, "connected");
     let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
-    node.clients.connected(number);
+    node.clients.connected(number, Account::of(&peer));
     let remote = remote.ip().to_canonical();
-    let served = Arc::new(Served::new(node.clone(), peer.clone(), actor, remote, number));
+    let windows = session.windows().clone();
+    let served = Arc::new(Served::new(
+        node.clone(),
+        peer.clone(),
+        actor,
+        remote,
+        (number, windows),
+    ));
     tokio::select! {
         () = served.accept_streams(&session) => {}
         why = node.until_shut_out(&peer) => {

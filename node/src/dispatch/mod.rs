@@ -1,10 +1,14 @@
 //! Serving one connection: one request a stream, looked at by `authorize`, carried out by `services`.
 
 mod arrival;
+#[cfg(test)]
+mod fairness;
+mod memory;
 mod nodes;
 mod parts;
 
 use crate::Node;
+use crate::asker::{Asker, give_up};
 use crate::authorize::authorize;
 use crate::bounds;
 use crate::budget::Held;
@@ -17,7 +21,7 @@ use pgmesh_protocol::{
 };
 use pgmesh_raft::{LogIndex, SessionId};
 use pgmesh_storage::{LARGEST_SINGLE_OBJECT, parts_of};
-use pgmesh_transport::{Peer, Role, Session, Stream, StreamError};
+use pgmesh_transport::{Peer, Role, Session, Stream, StreamError, Windows};
 use serde::Serialize;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -35,13 +39,21 @@ pub(crate) struct Served {
     actor: String,
     remote: IpAddr,
     number: ConnectionNumber,
+    asker: Asker,
 }
 
 impl Served {
     /// A connection of this peer, who is `actor` in the audit trail.
-    pub fn new(node: Arc<Node>, peer: Peer, actor: String, remote: IpAddr, number: ConnectionNumber) -> Self {
+    pub fn new(
+        node: Arc<Node>,
+        peer: Peer,
+        actor: String,
+        remote: IpAddr,
+        (number, windows): (ConnectionNumber, Windows),
+    ) -> Self {
         Self {
             node,
+            asker: Asker::new(&peer, windows),
             peer,
             actor,
             remote,
@@ -66,15 +78,13 @@ impl Served {
 }
 
 async fn serve_stream(served: Arc<Served>, mut stream: Stream) {
-    let request = match arrival::receive(&served.peer, &mut stream).await {
-        Ok(Ok(request)) => request,
+    let received = arrival::receive(&served.node, &served.peer, &served.asker, &mut stream).await;
+    let (request, message) = match received {
+        Ok(Ok(received)) => received,
         Ok(Err(refusal)) => {
             tracing::warn!(actor = served.actor, "refused: {refusal}");
-            let told = reply::<()>(&mut stream, Err(refusal))
-                .await
-                .and_then(|()| stream.finish());
-            if told.is_ok() {
-                drop(stream.delivered().await);
+            if reply::<()>(&mut stream, Err(refusal)).await.is_ok() {
+                drop(memory::delivered(&mut stream).await);
             }
             return;
         }
@@ -99,10 +109,14 @@ async fn serve_stream(served: Arc<Served>, mut stream: Stream) {
             reply::<()>(&mut stream, Err(refusal)).await
         }
     };
-    match result.and_then(|()| stream.finish()) {
-        // Wait until the reply has arrived: a node that stops must not cut it off.
-        Ok(()) => drop(stream.delivered().await),
-        Err(error) => tracing::debug!(actor = served.actor, request = name, %error, "a reply was not delivered"),
+    drop(message);
+    // Wait until the reply has arrived: a node that stops must not cut it off.
+    let delivered = match result {
+        Ok(()) => memory::delivered(&mut stream).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = delivered {
+        tracing::debug!(actor = served.actor, request = name, %error, "a reply was not delivered");
     }
 }
 
@@ -128,8 +142,14 @@ impl Served {
                 if parts_of(push.payload.plain_length).is_some() {
                     return self.push_parts(push, stream).await;
                 }
-                let held = self.hold_copies(push.payload).await;
-                let body = body(stream, push.payload, LARGEST_SINGLE_OBJECT).await?;
+                let held = match self.hold_copies(push.payload).await {
+                    Ok(held) => held,
+                    Err(busy) => return logged::<()>(stream, "archive-push", Err(busy)).await,
+                };
+                let body = self
+                    .asker
+                    .receive(stream, push.payload, LARGEST_SINGLE_OBJECT, &held)
+                    .await?;
                 let source = MapSource::of(&push, &body, &held);
                 let (stanza, file) = (push.stanza.clone(), push.file.clone());
                 let server = push.server.clone();
@@ -146,11 +166,19 @@ impl Served {
                 answered
             }
             Request::GetSegment(get) => {
-                let _held = node.budget.hold(SEGMENT_READ).await;
+                let held = match self.asker.hold(node, SEGMENT_READ).await {
+                    Ok(held) => held,
+                    Err(busy) => return reply_with_body::<SegmentReply>(stream, Err(busy)).await,
+                };
                 match self.node.get_segment(get).await {
                     Ok(Got::Said(said)) => reply(stream, Ok(said)).await,
-                    Ok(Got::Whole(found, body)) => reply_with_body(stream, Ok((found, Some(body)))).await,
-                    Ok(Got::Parts(file)) => self.send_parts(&file, stream).await,
+                    Ok(Got::Whole(found, body)) => {
+                        memory::answer(&self.asker, stream, &held, Ok((found, Some(body)))).await
+                    }
+                    Ok(Got::Parts(file)) => match held.transfer(self.send_parts(&file, stream)).await {
+                        Ok(sent) => sent,
+                        Err(given_up) => give_up(stream, given_up),
+                    },
                     Err(failure) => reply_with_body::<SegmentReply>(stream, Err(failure)).await,
                 }
             }
@@ -173,15 +201,24 @@ impl Served {
                 if let Err(failure) = self.check_held(put.session) {
                     return reply::<u64>(stream, Err(failure)).await;
                 }
-                let held = self.hold_copies(put.payload).await;
-                let body = body(stream, put.payload, CHUNK_BODY_LIMIT).await?;
+                let held = match self.hold_copies(put.payload).await {
+                    Ok(held) => held,
+                    Err(busy) => return reply::<u64>(stream, Err(busy)).await,
+                };
+                let body = self.asker.receive(stream, put.payload, CHUNK_BODY_LIMIT, &held).await?;
                 reply(stream, node.put_chunk(put, body, held).await).await
             }
             Request::CommitBackup(commit) => {
                 let copies = commit.manifest.length.saturating_mul(4);
                 let memory = copies.saturating_add(commit.manifest.plain_length);
-                let held = Arc::new(node.budget.hold(memory).await);
-                let body = body(stream, commit.manifest, CHUNK_BODY_LIMIT).await?;
+                let held = match self.asker.hold(node, memory).await {
+                    Ok(held) => Arc::new(held),
+                    Err(busy) => return logged::<()>(stream, "backup", Err(busy)).await,
+                };
+                let body = self
+                    .asker
+                    .receive(stream, commit.manifest, CHUNK_BODY_LIMIT, &held)
+                    .await?;
                 if let Err(failure) = self.check_held(commit.session) {
                     // The session ends with its commit: who asks again has not heard that it succeeded.
                     let done = node.committed_before(&commit).await;
@@ -197,20 +234,57 @@ impl Served {
                 }
                 reply(stream, Ok(())).await
             }
-            Request::ChangeMaps(ask) => reply(stream, node.change_maps(ask).await).await,
-            Request::GetManifest(get) => {
-                let read = node.get_manifest(get).await.map(|(head, body)| (head, Some(body)));
-                reply_with_body(stream, read).await
-            }
             Request::GetChunk(get) => {
-                let _held = node.budget.hold(node.cost_of_chunk(get.digest)).await;
+                let held = match self.asker.hold(node, node.cost_of_chunk(get.digest)).await {
+                    Ok(held) => held,
+                    Err(busy) => return reply::<()>(stream, Err(busy)).await,
+                };
                 let read = node.get_chunk(get).await.map(|(head, body)| (head, Some(body)));
-                reply_with_body(stream, read).await
+                memory::answer(&self.asker, stream, &held, read).await
             }
             Request::GetPieces(get) => {
-                let _held = node.budget.hold(node.cost_of_chunk(get.digest)).await;
+                let held = match self.asker.hold(node, node.cost_of_chunk(get.digest)).await {
+                    Ok(held) => held,
+                    Err(busy) => return reply::<()>(stream, Err(busy)).await,
+                };
                 let read = node.get_pieces(get).await.map(|(head, body)| (head, Some(body)));
-                reply_with_body(stream, read).await
+                memory::answer(&self.asker, stream, &held, read).await
+            }
+            other => match memory::cost_of_answer(node, &other) {
+                Some(cost) => self.answer_at_length(other, cost, stream).await,
+                None => self.administer(other, stream).await,
+            },
+        }
+    }
+
+    /// The requests with answers that may be long.
+    async fn answer_at_length(&self, request: Request, cost: u64, stream: &mut Stream) -> Result<(), StreamError> {
+        let node = &*self.node;
+        let held = match self.asker.hold(node, cost).await {
+            Ok(held) => held,
+            Err(busy) => return reply::<()>(stream, Err(busy)).await,
+        };
+        let asker = &self.asker;
+        match request {
+            Request::Info(ask) => {
+                let info = node.info(&self.peer, ask).await;
+                memory::answer(asker, stream, &held, info.map(|info| (info, None))).await
+            }
+            Request::ChangeMaps(ask) => {
+                let maps = node.change_maps(ask).await;
+                memory::answer(asker, stream, &held, maps.map(|maps| (maps, None))).await
+            }
+            Request::GetManifest(get) => {
+                let read = node.get_manifest(get).await.map(|(head, body)| (head, Some(body)));
+                memory::answer(asker, stream, &held, read).await
+            }
+            Request::ListRepository(list) => {
+                let listed = node.list_repository(list, self.peer.is_node()).await;
+                memory::answer(asker, stream, &held, listed.map(|listed| (listed, None))).await
+            }
+            Request::ReadRepository(read) => {
+                let read = node.read_repository(read, self.peer.is_node()).await;
+                memory::answer(asker, stream, &held, read.map(|(head, body)| (head, Some(body)))).await
             }
             other => self.administer(other, stream).await,
         }
@@ -220,7 +294,6 @@ impl Served {
     async fn administer(&self, request: Request, stream: &mut Stream) -> Result<(), StreamError> {
         let (node, actor) = (&*self.node, self.actor.as_str());
         match request {
-            Request::Info(ask) => reply(stream, node.info(&self.peer, ask).await).await,
             Request::ChoosePrior(ask) => reply(stream, node.choose_prior(ask).await).await,
             Request::ChooseBackup(ask) => reply(stream, node.choose_backup(ask).await).await,
             Request::ArchiveStatus(ask) => reply(stream, node.archive_status(ask).await).await,
@@ -252,14 +325,6 @@ impl Served {
                 logged(stream, "catalog-accept-loss", node.accept_loss(actor, position).await).await
             }
             Request::Annotate(annotate) => reply(stream, node.annotate(actor, annotate).await).await,
-            Request::ListRepository(list) => reply(stream, node.list_repository(list, self.peer.is_node()).await).await,
-            Request::ReadRepository(read) => {
-                let read = node
-                    .read_repository(read, self.peer.is_node())
-                    .await
-                    .map(|(head, body)| (head, Some(body)));
-                reply_with_body(stream, read).await
-            }
             Request::Invite(invite) => reply(stream, node.invite(actor, invite).await).await,
             Request::Join(join) => logged(stream, "join", node.join(join).await).await,
             Request::UpdateRepository(UpdateRepository { repo, definition }) => {
@@ -302,11 +367,11 @@ impl Served {
 
     /// Memory for a payload on its way into the repositories: compressed, decompressed to be checked, and encrypted
     /// once for each repository of this node.
-    async fn hold_copies(&self, payload: PayloadHead) -> Arc<Held> {
+    async fn hold_copies(&self, payload: PayloadHead) -> Result<Arc<Held>, Failure> {
         let copies = 1 + self.node.repositories.keys().len() as u64;
         let memory = payload.length.saturating_mul(copies);
         let memory = memory.saturating_add(payload.plain_length);
-        Arc::new(self.node.budget.hold(memory).await)
+        self.asker.hold(&self.node, memory).await.map(Arc::new)
     }
 
     fn check_held(&self, session: u64) -> Result<(), Failure> {

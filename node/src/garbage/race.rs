@@ -87,7 +87,7 @@ async fn open(node: &Node) -> SessionId {
         node: node.name.clone(),
         resume_key: None,
     };
-    node.clients.connected(CONNECTION);
+    node.clients.connected(CONNECTION, pgmesh_transport::Account::Mesh);
     node.open_client_session("test", command, 2, CONNECTION).await.unwrap()
 }
 

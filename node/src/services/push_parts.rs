@@ -10,6 +10,7 @@ use super::archive::{Plan, Planned, PushError, Read, TRIES, check_header, kept_c
 use super::aside::{Condition, Content};
 use super::joined;
 use crate::Node;
+use crate::asker::Asker;
 use crate::budget::Held;
 use crate::repositories::{FileWrite, FileWritten, PartToWrite};
 use bytes::Bytes;
@@ -78,6 +79,7 @@ impl Node {
         &self,
         actor: &str,
         push: &PushSegment,
+        asker: &Asker,
         stream: &mut Stream,
     ) -> Result<PartsPushed, PushPartsError> {
         let incoming = incoming(push)?;
@@ -105,7 +107,7 @@ impl Node {
         stream.send(&Ok::<_, Failure>(PartsTurn::Send)).await?;
         let condition = plan.filed.condition.take();
         let (sender, parts) = mpsc::channel(1);
-        let receive = self.receive_parts(&incoming, &plan, condition, stream, sender);
+        let receive = self.receive_parts(&incoming, &plan, condition, (asker, stream), sender);
         let write = async {
             self.repositories
                 .write_file(&file, parts)
@@ -151,7 +153,7 @@ impl Node {
         incoming: &Incoming<'_>,
         plan: &Plan,
         mut condition: Option<Condition>,
-        stream: &mut Stream,
+        (asker, stream): (&Asker, &mut Stream),
         sender: mpsc::Sender<PartToWrite>,
     ) -> Result<Received, PushPartsError> {
         let push = incoming.push;
@@ -161,7 +163,9 @@ impl Node {
         for part in FilePart::all(incoming.of) {
             let stopping = || Failure::new(ExitCode::Runtime, "the node is stopping").again();
             let turn = turns.clone().acquire_owned().await.map_err(|_| stopping())?;
-            let (payload, held) = self.receive_part(push, part, condition.is_some(), stream).await?;
+            let (payload, held) = self
+                .receive_part(push, part, condition.is_some(), (asker, stream))
+                .await?;
             payload_length += payload.bytes.len() as u64;
             let (payload, plain, inspecting) = inspect(inspector.take(), part, payload).await?;
             inspector = Some(inspecting);
@@ -198,7 +202,7 @@ impl Node {
         push: &PushSegment,
         part: FilePart,
         is_compared: bool,
-        stream: &mut Stream,
+        (asker, stream): (&Asker, &mut Stream),
     ) -> Result<(Payload, Held), PushPartsError> {
         let silent = |_| StreamError::Stalled { after: STALL_LIMIT };
         let head = tokio::time::timeout(STALL_LIMIT, stream.recv::<PayloadHead>(MESSAGE_LIMIT));
@@ -208,9 +212,8 @@ impl Node {
         let copies = 1 + self.repositories.keys().len() as u64;
         let compared = if is_compared { 3 * FILE_PART_LENGTH } else { 0 };
         let memory = head.length * copies + head.plain_length + compared;
-        let held = self.budget.hold(memory).await;
-        let limit = usize::try_from(FILE_PART_LENGTH).unwrap_or(usize::MAX);
-        let body: Bytes = stream.recv_bytes(head.length, limit).await?;
+        let held = asker.hold_more(self, memory).await?;
+        let body: Bytes = asker.receive(stream, head, FILE_PART_LENGTH, &held).await?;
         Ok((joined(head, body)?, held))
     }
 
