@@ -2,7 +2,7 @@
 //! before the bytes are read.
 
 use crate::Node;
-use crate::budget::{Busy, GivenUp, Held};
+use crate::budget::{Budget, Busy, GivenUp, Held};
 use bytes::Bytes;
 use pgmesh_protocol::{ExitCode, Failure, PayloadHead};
 use pgmesh_transport::{Account, Peer, Stream, StreamCode, StreamError, Windows};
@@ -11,6 +11,7 @@ use pgmesh_transport::{Account, Peer, Stream, StreamCode, StreamError, Windows};
 pub(crate) struct Asker {
     account: Account,
     windows: Windows,
+    is_node: bool,
 }
 
 impl Asker {
@@ -18,7 +19,21 @@ impl Asker {
     pub(crate) fn new(peer: &Peer, windows: Windows) -> Self {
         Self {
             account: Account::of(peer),
+            is_node: peer.is_node(),
             windows,
+        }
+    }
+
+    /// The account of the asker.
+    pub(crate) fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// Nodes have a budget of their own: were it shared, two nodes could wait for each other's memory for ever.
+    fn budget<'n>(&self, node: &'n Node) -> &'n Budget {
+        match self.is_node {
+            true => &node.peer_budget,
+            false => &node.budget,
         }
     }
 
@@ -32,7 +47,7 @@ impl Asker {
     /// # Errors
     /// 49, to be asked again elsewhere: others have held them for some seconds.
     pub(crate) async fn hold(&self, node: &Node, bytes: u64) -> Result<Held, Failure> {
-        let held = node.budget.hold_for(&self.account, bytes).await;
+        let held = self.budget(node).hold_for(&self.account, bytes).await;
         held.map_err(|busy| is_busy(node, busy))
     }
 
@@ -42,7 +57,7 @@ impl Asker {
     /// # Errors
     /// As [`Self::hold`].
     pub(crate) async fn hold_more(&self, node: &Node, bytes: u64) -> Result<Held, Failure> {
-        let held = node.budget.hold_patiently(&self.account, bytes).await;
+        let held = self.budget(node).hold_patiently(&self.account, bytes).await;
         held.map_err(|busy| is_busy(node, busy))
     }
 

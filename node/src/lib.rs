@@ -55,6 +55,7 @@ mod node;
 mod orphans;
 mod pace;
 mod past;
+mod reads;
 pub mod rebuild;
 mod refs;
 mod renewal;

@@ -10,6 +10,7 @@ use crate::links::Links;
 use crate::lost::LostSearch;
 use crate::mesh_file::MeshFile;
 use crate::pace::Pace;
+use crate::reads::Reads;
 use crate::repair::Repair;
 use crate::repositories::Repositories;
 use crate::services::{Doubts, Mapping};
@@ -59,6 +60,7 @@ pub struct Node {
     pub(crate) mesh: MeshFile,
     pub(crate) started: Instant,
     pub(crate) refused: Refused,
+    pub(crate) reads: Reads,
     pub(crate) doubts: Doubts,
     pub(crate) identity: RwLock<Identity>,
     actor: String,
@@ -143,6 +145,7 @@ impl Node {
             identity: RwLock::new(identity),
             started: Instant::now(),
             refused: Refused::default(),
+            reads: Reads::default(),
             doubts: Doubts::default(),
             links,
             settings,

@@ -27,10 +27,7 @@ pub(super) async fn answer<T: Serialize>(
     held: &Held,
     result: Result<(T, Option<Bytes>), Failure>,
 ) -> Result<(), StreamError> {
-    let length = match &result {
-        Ok((_, Some(body))) => body.len() as u64,
-        Ok((_, None)) | Err(_) => 0,
-    };
+    let length = length_of(&result);
     held.keep_only(length.saturating_add(MESSAGE_LIMIT as u64));
     let _window = asker.windows().answer(length);
     let sending = async {
@@ -39,6 +36,14 @@ pub(super) async fn answer<T: Serialize>(
     };
     let sent = held.transfer(sending).await;
     sent.unwrap_or_else(|given_up| give_up(stream, given_up))
+}
+
+/// The length of an answer's body, in bytes.
+pub(super) fn length_of<T>(result: &Result<(T, Option<Bytes>), Failure>) -> u64 {
+    match result {
+        Ok((_, Some(body))) => body.len() as u64,
+        Ok((_, None)) | Err(_) => 0,
+    }
 }
 
 /// Ends the stream in good order, unless it has ended, and waits until the peer has all bytes.

@@ -16,8 +16,9 @@ use crate::services::{Got, MapSource};
 use crate::sessions::ConnectionNumber;
 use bytes::Bytes;
 use pgmesh_protocol::{
-    AcceptLoss, AdoptStanza, CHUNK_BODY_LIMIT, DeleteStanza, ExitCode, Failure, MESSAGE_LIMIT, MeshFacts, PayloadHead,
-    RemoveRepository, ReplaceRepository, Request, SegmentReply, TerminateSession, UpdateRepository,
+    AcceptLoss, AdoptStanza, CHUNK_BODY_LIMIT, DeleteStanza, ExitCode, Failure, GetSegment, MESSAGE_LIMIT, MeshFacts,
+    PayloadHead, RemoveRepository, ReplaceRepository, Request, SegmentReply, TerminateSession, UpdateRepository,
+    VerifyEvent,
 };
 use pgmesh_raft::{LogIndex, SessionId};
 use pgmesh_storage::{LARGEST_SINGLE_OBJECT, parts_of};
@@ -101,7 +102,7 @@ async fn serve_stream(served: Arc<Served>, mut stream: Stream) {
         .and_then(|()| served.check_draining(&request))
         .and_then(|()| served.node.check_past(&request));
     let result = match allowed {
-        Ok(()) => served.answer(request, &mut stream).await,
+        Ok(()) => Box::pin(served.answer(request, &mut stream)).await,
         Err(refusal) => {
             // Nothing of it is needed while the refusal is on its way.
             drop(request);
@@ -165,28 +166,17 @@ impl Served {
                 }
                 answered
             }
-            Request::GetSegment(get) => {
-                let held = match self.asker.hold(node, SEGMENT_READ).await {
-                    Ok(held) => held,
-                    Err(busy) => return reply_with_body::<SegmentReply>(stream, Err(busy)).await,
-                };
-                match self.node.get_segment(get).await {
-                    Ok(Got::Said(said)) => reply(stream, Ok(said)).await,
-                    Ok(Got::Whole(found, body)) => {
-                        memory::answer(&self.asker, stream, &held, Ok((found, Some(body)))).await
-                    }
-                    Ok(Got::Parts(file)) => match held.transfer(self.send_parts(&file, stream)).await {
-                        Ok(sent) => sent,
-                        Err(given_up) => give_up(stream, given_up),
-                    },
-                    Err(failure) => reply_with_body::<SegmentReply>(stream, Err(failure)).await,
-                }
-            }
+            Request::GetSegment(get) => Box::pin(self.get_segment(get, stream)).await,
             Request::BeginBackup(begin) => {
                 logged(stream, "backup", node.begin_backup(actor, begin, self.number).await).await
             }
             Request::BeginRestore(begin) => {
-                logged(stream, "restore", node.begin_restore(actor, begin, self.number).await).await
+                let what = format!("restore of stanza {}", begin.stanza);
+                let begun = node.begin_restore(actor, begin, self.number).await;
+                if begun.is_ok() {
+                    self.note_read(&what, 0);
+                }
+                logged(stream, "restore", begun).await
             }
             Request::ResumeSession(resume) => {
                 let resumed = node.resume_session(actor, &resume, self.number).await;
@@ -239,7 +229,9 @@ impl Served {
                     Ok(held) => held,
                     Err(busy) => return reply::<()>(stream, Err(busy)).await,
                 };
+                let what = format!("chunks of stanza {}", get.stanza);
                 let read = node.get_chunk(get).await.map(|(head, body)| (head, Some(body)));
+                self.note_read(&what, memory::length_of(&read));
                 memory::answer(&self.asker, stream, &held, read).await
             }
             Request::GetPieces(get) => {
@@ -247,13 +239,38 @@ impl Served {
                     Ok(held) => held,
                     Err(busy) => return reply::<()>(stream, Err(busy)).await,
                 };
+                let what = format!("chunks of stanza {}", get.stanza);
                 let read = node.get_pieces(get).await.map(|(head, body)| (head, Some(body)));
+                self.note_read(&what, memory::length_of(&read));
                 memory::answer(&self.asker, stream, &held, read).await
             }
             other => match memory::cost_of_answer(node, &other) {
                 Some(cost) => self.answer_at_length(other, cost, stream).await,
                 None => self.administer(other, stream).await,
             },
+        }
+    }
+
+    async fn get_segment(&self, get: GetSegment, stream: &mut Stream) -> Result<(), StreamError> {
+        let held = match self.asker.hold(&self.node, SEGMENT_READ).await {
+            Ok(held) => held,
+            Err(busy) => return reply_with_body::<SegmentReply>(stream, Err(busy)).await,
+        };
+        let what = format!("archive-get of stanza {}", get.stanza);
+        match self.node.get_segment(get).await {
+            Ok(Got::Said(said)) => reply(stream, Ok(said)).await,
+            Ok(Got::Whole(found, body)) => {
+                self.note_read(&what, body.len() as u64);
+                memory::answer(&self.asker, stream, &held, Ok((found, Some(body)))).await
+            }
+            Ok(Got::Parts(file)) => {
+                self.note_read(&what, file.plain_length());
+                match held.transfer(Box::pin(self.send_parts(&file, stream))).await {
+                    Ok(sent) => sent,
+                    Err(given_up) => give_up(stream, given_up),
+                }
+            }
+            Err(failure) => reply_with_body::<SegmentReply>(stream, Err(failure)).await,
         }
     }
 
@@ -275,7 +292,9 @@ impl Served {
                 memory::answer(asker, stream, &held, maps.map(|maps| (maps, None))).await
             }
             Request::GetManifest(get) => {
+                let what = format!("manifest of backup {} of stanza {}", get.label, get.stanza);
                 let read = node.get_manifest(get).await.map(|(head, body)| (head, Some(body)));
+                self.note_read(&what, memory::length_of(&read));
                 memory::answer(asker, stream, &held, read).await
             }
             Request::ListRepository(list) => {
@@ -283,8 +302,11 @@ impl Served {
                 memory::answer(asker, stream, &held, listed.map(|listed| (listed, None))).await
             }
             Request::ReadRepository(read) => {
+                let what = format!("repo-get of repo{}/{}", read.repo, read.path);
                 let read = node.read_repository(read, self.peer.is_node()).await;
-                memory::answer(asker, stream, &held, read.map(|(head, body)| (head, Some(body)))).await
+                let read = read.map(|(head, body)| (head, Some(body)));
+                self.note_read(&what, memory::length_of(&read));
+                memory::answer(asker, stream, &held, read).await
             }
             other => self.administer(other, stream).await,
         }
@@ -352,6 +374,13 @@ impl Served {
 
     /// Passes a verification's events on as they come.
     async fn verify(&self, request: pgmesh_protocol::VerifyRequest, stream: &mut Stream) -> Result<(), StreamError> {
+        // Objects are read to the end, several at once: a client verifies once at a time.
+        let _counted = match self.node.clients.begin_verifying(self.asker.account()) {
+            Ok(counted) => counted,
+            Err(busy) => return reply(stream, Ok(VerifyEvent::Failed(busy))).await,
+        };
+        let of = request.stanza.as_ref().map(|stanza| format!("stanza {stanza}"));
+        self.note_read(&format!("verify of {}", of.as_deref().unwrap_or("all stanzas")), 0);
         let (sink, mut events) = mpsc::channel(64);
         let run = self.node.verify(&self.peer, request, sink);
         let pass_on = async {
@@ -372,6 +401,14 @@ impl Served {
         let memory = payload.length.saturating_mul(copies);
         let memory = memory.saturating_add(payload.plain_length);
         self.asker.hold(&self.node, memory).await.map(Arc::new)
+    }
+
+    /// Notes for the audit trail that the peer has read. What a node reads, it was asked for itself.
+    fn note_read(&self, what: &str, bytes: u64) {
+        if !self.peer.is_node() {
+            let now = self.node.running.now();
+            self.node.reads.note(&self.actor, self.remote, what, bytes, now);
+        }
     }
 
     fn check_held(&self, session: u64) -> Result<(), Failure> {
