@@ -116,6 +116,11 @@ impl TestNode {
         authority.issue(role, &name.parse().unwrap(), validity).unwrap()
     }
 
+    /// Where it listens.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
     pub(crate) async fn connect_as(&self, identity: &Identity) -> Connected {
         let client = Client::new(identity).unwrap();
         let connection = client.connect(&self.address).await.unwrap();

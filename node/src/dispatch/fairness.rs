@@ -6,8 +6,9 @@ use bytes::Bytes;
 use pgmesh_postgres::{PgVersion, SegmentSize, SystemId, TimelineId};
 use pgmesh_protocol::{CreateStanza, ExitCode, GetSegment, PushSegment, PutChunk, QUERY_LIMIT, QueryChunks};
 use pgmesh_storage::{Codec, Payload, StanzaName};
-use pgmesh_transport::{Role, Stream};
+use pgmesh_transport::{Client, Connection, Role, Stream, Tuning};
 use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
 
 const SEGMENT: u32 = 4 << 20;
 /// A push takes three times its segment: the budget of a test's node has room for five.
@@ -191,4 +192,87 @@ async fn a_long_message_takes_memory_of_the_budget() {
     let short = site.attacker.ask(&put, None).await.unwrap_err();
     assert_eq!(short.code, ExitCode::LockAcquire, "a short message takes none");
     drop(all);
+}
+
+/// All attacks at once, by one certificate with all the connections that it gets, which sends as much as it can and reads
+/// nothing. The attacker is in the same process, and keeps little itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_memory_of_a_node_under_attack_is_its_budgets_and_a_little() {
+    let mut site = Site::start().await;
+    for number in 1..=3 {
+        let (push, body) = push_of_stanza(other(), 78, number);
+        site.attacker.ask(&push, Some(&body)).await.unwrap();
+    }
+    site.push(3).await;
+    let before = peak_memory();
+    let tuning = Tuning {
+        stream_window: 32 << 10,
+        connection_window: 32 << 10,
+        ..Tuning::default()
+    };
+    let identity = client_of(&site.node, other(), "db2");
+    let client = Client::with(&identity, tuning).unwrap();
+    let (push, body) = push_of_stanza(other(), 78, 4);
+    let mut attack = JoinSet::new();
+    let mut connections = Vec::new();
+    while connections.len() < 200 {
+        let Ok(connection) = client.connect(site.node.address()).await else {
+            break;
+        };
+        for number in 0..16 {
+            attack.spawn(misuse(connection.clone(), number, push.clone(), body.clone()));
+        }
+        connections.push(connection);
+    }
+    assert!(connections.len() >= 100, "{}", connections.len());
+    let times = site.push(10).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let grown = (peak_memory() - before) >> 20;
+    let budgets = 64 + 32;
+    println!("the node grew by {grown} MiB, its budgets are {budgets} MiB; pushes beside it took {times:?}");
+    assert!(grown < budgets + 150, "{grown} MiB");
+}
+
+/// A stream that takes what it gets and gives nothing back.
+async fn misuse(connection: Connection, number: usize, push: PushSegment, body: Bytes) {
+    let Ok(mut stream) = connection.open().await else {
+        return;
+    };
+    let sent = match number % 4 {
+        // All but the end of a body.
+        0 | 1 => match stream.call(&push).await {
+            Ok(()) => stream.send_bytes(&body.slice(..body.len() - 1)).await,
+            refused => refused,
+        },
+        // An answer that nobody reads.
+        2 => {
+            let get = GetSegment {
+                stanza: other(),
+                file: "000000010000000000000001".to_owned(),
+                system_id: None,
+                avoid: Vec::new(),
+                doubted: Vec::new(),
+            };
+            stream.call(&get).await
+        }
+        // Half of a long message.
+        _ => {
+            let message = [140_000_u32.to_le_bytes().as_slice(), &5_u16.to_le_bytes()].concat();
+            match stream.send_bytes(&message.into()).await {
+                Ok(()) => stream.send_bytes(&body.slice(..100_000)).await,
+                refused => refused,
+            }
+        }
+    };
+    if sent.is_ok() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// The most memory that this process has had, in bytes.
+fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    let kib = line.split_whitespace().nth(1).unwrap();
+    kib.parse::<u64>().unwrap() << 10
 }

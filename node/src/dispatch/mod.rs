@@ -1,6 +1,7 @@
 //! Serving one connection: one request a stream, looked at by `authorize`, carried out by `services`.
 
 mod arrival;
+mod bodies;
 #[cfg(test)]
 mod fairness;
 mod memory;
@@ -8,20 +9,16 @@ mod nodes;
 mod parts;
 
 use crate::Node;
-use crate::asker::{Asker, give_up};
+use crate::asker::Asker;
 use crate::authorize::authorize;
 use crate::bounds;
-use crate::budget::Held;
-use crate::services::{Got, MapSource};
 use crate::sessions::ConnectionNumber;
 use bytes::Bytes;
 use pgmesh_protocol::{
-    AcceptLoss, AdoptStanza, CHUNK_BODY_LIMIT, DeleteStanza, ExitCode, Failure, GetSegment, MESSAGE_LIMIT, MeshFacts,
-    PayloadHead, RemoveRepository, ReplaceRepository, Request, SegmentReply, TerminateSession, UpdateRepository,
-    VerifyEvent,
+    AcceptLoss, AdoptStanza, DeleteStanza, ExitCode, Failure, MESSAGE_LIMIT, MeshFacts, PayloadHead, RemoveRepository,
+    ReplaceRepository, Request, TerminateSession, UpdateRepository, VerifyEvent,
 };
 use pgmesh_raft::{LogIndex, SessionId};
-use pgmesh_storage::{LARGEST_SINGLE_OBJECT, parts_of};
 use pgmesh_transport::{Peer, Role, Session, Stream, StreamError, Windows};
 use serde::Serialize;
 use std::net::IpAddr;
@@ -31,6 +28,7 @@ use tokio::sync::mpsc;
 /// Memory that an answer takes until it is sent: as it was stored, and decrypted. A segment is 16 MiB unless a cluster
 /// was made with larger ones.
 const SEGMENT_READ: u64 = 32 << 20;
+/// The same of a chunk that another node asks for.
 const CHUNK_READ: u64 = 2 << 20;
 
 /// One connection.
@@ -135,37 +133,7 @@ impl Served {
                 };
                 reply(stream, Ok(facts)).await
             }
-            Request::PushSegment(mut push) => {
-                if let Err(failure) = node.expects(&push) {
-                    return logged::<()>(stream, "archive-push", Err(failure)).await;
-                }
-                push.server.address = self.remote.to_string();
-                if parts_of(push.payload.plain_length).is_some() {
-                    return self.push_parts(push, stream).await;
-                }
-                let held = match self.hold_copies(push.payload).await {
-                    Ok(held) => held,
-                    Err(busy) => return logged::<()>(stream, "archive-push", Err(busy)).await,
-                };
-                let body = self
-                    .asker
-                    .receive(stream, push.payload, LARGEST_SINGLE_OBJECT, &held)
-                    .await?;
-                let source = MapSource::of(&push, &body, &held);
-                let (stanza, file) = (push.stanza.clone(), push.file.clone());
-                let server = push.server.clone();
-                let pushed = node.push_segment(actor, push, body, held).await;
-                let refusal = pushed.as_ref().err();
-                let refusal = refusal.map(|failure| (failure, node.catalog.view().applied().unwrap_or_default()));
-                node.refused.note(&stanza, actor, &server, &file, refusal);
-                let is_new = pushed.as_ref().is_ok_and(|pushed| !pushed.already && !pushed.aside);
-                let answered = logged(stream, "archive-push", pushed).await;
-                // After the answer: PostgreSQL waits for the push, and for nothing else.
-                if let Some(source) = source.filter(|_| is_new) {
-                    self.node.clone().map_later(source);
-                }
-                answered
-            }
+            Request::PushSegment(push) => Box::pin(self.push_segment(push, stream)).await,
             Request::GetSegment(get) => Box::pin(self.get_segment(get, stream)).await,
             Request::BeginBackup(begin) => {
                 logged(stream, "backup", node.begin_backup(actor, begin, self.number).await).await
@@ -187,36 +155,8 @@ impl Served {
                 let known = self.check_held(query.session).and_then(|()| node.query_chunks(&query));
                 reply(stream, known).await
             }
-            Request::PutChunk(put) => {
-                if let Err(failure) = self.check_held(put.session) {
-                    return reply::<u64>(stream, Err(failure)).await;
-                }
-                let held = match self.hold_copies(put.payload).await {
-                    Ok(held) => held,
-                    Err(busy) => return reply::<u64>(stream, Err(busy)).await,
-                };
-                let body = self.asker.receive(stream, put.payload, CHUNK_BODY_LIMIT, &held).await?;
-                reply(stream, node.put_chunk(put, body, held).await).await
-            }
-            Request::CommitBackup(commit) => {
-                let copies = commit.manifest.length.saturating_mul(4);
-                let memory = copies.saturating_add(commit.manifest.plain_length);
-                let held = match self.asker.hold(node, memory).await {
-                    Ok(held) => Arc::new(held),
-                    Err(busy) => return logged::<()>(stream, "backup", Err(busy)).await,
-                };
-                let body = self
-                    .asker
-                    .receive(stream, commit.manifest, CHUNK_BODY_LIMIT, &held)
-                    .await?;
-                if let Err(failure) = self.check_held(commit.session) {
-                    // The session ends with its commit: who asks again has not heard that it succeeded.
-                    let done = node.committed_before(&commit).await;
-                    let answer = done.and_then(|done| done.ok_or(failure));
-                    return logged(stream, "backup", answer).await;
-                }
-                logged(stream, "backup", node.commit_backup(actor, commit, body, held).await).await
-            }
+            Request::PutChunk(put) => Box::pin(self.put_chunk(put, stream)).await,
+            Request::CommitBackup(commit) => Box::pin(self.commit_backup(commit, stream)).await,
             Request::EndSession(end) => {
                 if self.check_held(end.session).is_ok() {
                     let session = SessionId(LogIndex(end.session));
@@ -224,53 +164,12 @@ impl Served {
                 }
                 reply(stream, Ok(())).await
             }
-            Request::GetChunk(get) => {
-                let held = match self.asker.hold(node, node.cost_of_chunk(get.digest)).await {
-                    Ok(held) => held,
-                    Err(busy) => return reply::<()>(stream, Err(busy)).await,
-                };
-                let what = format!("chunks of stanza {}", get.stanza);
-                let read = node.get_chunk(get).await.map(|(head, body)| (head, Some(body)));
-                self.note_read(&what, memory::length_of(&read));
-                memory::answer(&self.asker, stream, &held, read).await
-            }
-            Request::GetPieces(get) => {
-                let held = match self.asker.hold(node, node.cost_of_chunk(get.digest)).await {
-                    Ok(held) => held,
-                    Err(busy) => return reply::<()>(stream, Err(busy)).await,
-                };
-                let what = format!("chunks of stanza {}", get.stanza);
-                let read = node.get_pieces(get).await.map(|(head, body)| (head, Some(body)));
-                self.note_read(&what, memory::length_of(&read));
-                memory::answer(&self.asker, stream, &held, read).await
-            }
+            Request::GetChunk(get) => Box::pin(self.get_chunk(get, stream)).await,
+            Request::GetPieces(get) => Box::pin(self.get_pieces(get, stream)).await,
             other => match memory::cost_of_answer(node, &other) {
                 Some(cost) => self.answer_at_length(other, cost, stream).await,
                 None => self.administer(other, stream).await,
             },
-        }
-    }
-
-    async fn get_segment(&self, get: GetSegment, stream: &mut Stream) -> Result<(), StreamError> {
-        let held = match self.asker.hold(&self.node, SEGMENT_READ).await {
-            Ok(held) => held,
-            Err(busy) => return reply_with_body::<SegmentReply>(stream, Err(busy)).await,
-        };
-        let what = format!("archive-get of stanza {}", get.stanza);
-        match self.node.get_segment(get).await {
-            Ok(Got::Said(said)) => reply(stream, Ok(said)).await,
-            Ok(Got::Whole(found, body)) => {
-                self.note_read(&what, body.len() as u64);
-                memory::answer(&self.asker, stream, &held, Ok((found, Some(body)))).await
-            }
-            Ok(Got::Parts(file)) => {
-                self.note_read(&what, file.plain_length());
-                match held.transfer(Box::pin(self.send_parts(&file, stream))).await {
-                    Ok(sent) => sent,
-                    Err(given_up) => give_up(stream, given_up),
-                }
-            }
-            Err(failure) => reply_with_body::<SegmentReply>(stream, Err(failure)).await,
         }
     }
 
@@ -392,15 +291,6 @@ impl Served {
         // Joined, not spawned: when the asker goes, the verification ends with the stream.
         let ((), passed) = tokio::join!(run, pass_on);
         passed
-    }
-
-    /// Memory for a payload on its way into the repositories: compressed, decompressed to be checked, and encrypted
-    /// once for each repository of this node.
-    async fn hold_copies(&self, payload: PayloadHead) -> Result<Arc<Held>, Failure> {
-        let copies = 1 + self.node.repositories.keys().len() as u64;
-        let memory = payload.length.saturating_mul(copies);
-        let memory = memory.saturating_add(payload.plain_length);
-        self.asker.hold(&self.node, memory).await.map(Arc::new)
     }
 
     /// Notes for the audit trail that the peer has read. What a node reads, it was asked for itself.
