@@ -4,14 +4,23 @@
 use crate::Node;
 use crate::budget::{Budget, Busy, GivenUp, Held};
 use bytes::Bytes;
-use pgmesh_protocol::{ExitCode, Failure, PayloadHead};
-use pgmesh_transport::{Account, Peer, Stream, StreamCode, StreamError, Windows};
+use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_transport::{Account, Expected, Peer, Stream, StreamCode, StreamError, Windows};
+
+/// What an administrator can do about a busy node.
+const REMEDY: &str = "give more than one mesh-node, or a larger node-buffer";
 
 /// The asker of a connection's requests, as far as their memory is concerned.
 pub(crate) struct Asker {
     account: Account,
     windows: Windows,
     is_node: bool,
+}
+
+/// A body that is expected, and the memory that is held for it.
+pub(crate) struct Body {
+    held: Held,
+    expected: Expected,
 }
 
 impl Asker {
@@ -51,33 +60,63 @@ impl Asker {
         held.map_err(|busy| is_busy(node, busy))
     }
 
-    /// Waits for the memory of the next part of a request that has come far: for longer, since the whole request would
-    /// be repeated.
+    /// Waits for `memory` bytes of the budget, for a request with a body of `length` bytes.
     ///
     /// # Errors
-    /// As [`Self::hold`].
-    pub(crate) async fn hold_more(&self, node: &Node, bytes: u64) -> Result<Held, Failure> {
-        let held = self.budget(node).hold_patiently(&self.account, bytes).await;
-        held.map_err(|busy| is_busy(node, busy))
+    /// As [`Self::hold`]; or too many bodies of the asker's account wait already.
+    pub(crate) async fn hold_for_body(&self, node: &Node, memory: u64, length: u64) -> Result<Body, Failure> {
+        self.hold_body(node, memory, length, Budget::hold_for).await
     }
 
-    /// Receives a body of at most `limit` bytes, for which memory is held.
+    /// The same for the next part of a request that has come far. The wait is longer, since the whole request would be
+    /// repeated.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn hold_for_part(&self, node: &Node, memory: u64, length: u64) -> Result<Body, Failure> {
+        self.hold_body(node, memory, length, Budget::hold_patiently).await
+    }
+
+    async fn hold_body<'n>(
+        &self,
+        node: &'n Node,
+        memory: u64,
+        length: u64,
+        hold: impl AsyncFn(&'n Budget, &Account, u64) -> Result<Held, Busy>,
+    ) -> Result<Body, Failure> {
+        let budget = self.budget(node);
+        if let Some(held) = budget.try_hold(&self.account, memory) {
+            let expected = self.windows.expect(length);
+            return Ok(Body { held, expected });
+        }
+        let Some(waiting) = self.windows.wait(length) else {
+            let what = format!("node {} is busy: too many bodies wait for memory", node.name);
+            return Err(Failure::new(ExitCode::HostConnect, what).remedy(REMEDY).again());
+        };
+        let held = hold(budget, &self.account, memory).await;
+        let held = held.map_err(|busy| is_busy(node, busy))?;
+        let expected = waiting.granted(length);
+        Ok(Body { held, expected })
+    }
+}
+
+impl Body {
+    /// Receives the body, of at most `limit` bytes; its memory is held on.
     ///
     /// # Errors
     /// The stream has failed, or was given up because others wait for the memory.
     pub(crate) async fn receive(
-        &self,
+        self,
         stream: &mut Stream,
-        head: PayloadHead,
+        length: u64,
         limit: u64,
-        held: &Held,
-    ) -> Result<Bytes, StreamError> {
-        let expected = self.windows.expect(head.length);
+    ) -> Result<(Bytes, Held), StreamError> {
+        let Self { held, expected } = self;
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let received = held.transfer(stream.recv_bytes(head.length, limit)).await;
+        let received = held.transfer(stream.recv_bytes(length, limit)).await;
         let body = received.unwrap_or_else(|given_up| give_up(stream, given_up))?;
         expected.arrived();
-        Ok(body)
+        Ok((body, held))
     }
 }
 
@@ -96,6 +135,6 @@ fn is_busy(node: &Node, busy: Busy) -> Failure {
     );
     Failure::new(ExitCode::HostConnect, what)
         .because("other clients hold it")
-        .remedy("give more than one mesh-node, or a larger node-buffer")
+        .remedy(REMEDY)
         .again()
 }

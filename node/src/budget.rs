@@ -98,6 +98,22 @@ impl Budget {
         self.hold_within(account, bytes, limit).await
     }
 
+    /// Takes so many bytes if they are free, and nobody has waited for them longer.
+    pub fn try_hold(&self, account: &Account, bytes: u64) -> Option<Held> {
+        let (granted, mut told) = oneshot::channel();
+        let mut ask = self.ask(account, bytes, granted);
+        ask.is_taken = told.try_recv().is_ok();
+        ask.is_taken.then(|| self.held(account, ask.units))
+    }
+
+    fn held(&self, account: &Account, units: u32) -> Held {
+        Held {
+            budget: self.clone(),
+            account: account.clone(),
+            units: Mutex::new(units),
+        }
+    }
+
     /// Waits longer, for a part of a request that would be repeated as a whole.
     ///
     /// # Errors
@@ -114,11 +130,7 @@ impl Budget {
             // The sender stays in the pool until the ask is granted or withdrawn.
             if tokio::time::timeout(TRANSFER_TIME, &mut told).await.is_ok() {
                 ask.is_taken = true;
-                return Ok(Held {
-                    budget: self.clone(),
-                    account: account.clone(),
-                    units: Mutex::new(ask.units),
-                });
+                return Ok(self.held(account, ask.units));
             }
             waited += TRANSFER_TIME;
             let now = self.now();

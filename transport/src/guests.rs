@@ -7,7 +7,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -16,6 +16,7 @@ use crate::{
     account::Account,
     certificate::{Fingerprint, MemberCertificate},
     tuning::{MAX_SESSIONS, MAX_STREAMS, Tuning, UNAUTHENTICATED_WINDOW},
+    window::Credit,
 };
 
 /// Connections of clients at once: the rest of [`MAX_SESSIONS`] is for nodes, administrators and handshakes.
@@ -64,8 +65,7 @@ struct Used {
     connections: usize,
     /// Bytes of windows.
     windows: u64,
-    /// Bytes of credit that its connections have spoiled.
-    spoiled: Arc<AtomicU64>,
+    credit: Arc<Credit>,
     streams: Arc<Semaphore>,
 }
 
@@ -74,7 +74,7 @@ impl Used {
         Self {
             connections: 0,
             windows: 0,
-            spoiled: Arc::default(),
+            credit: Arc::default(),
             streams: Arc::new(Semaphore::new(streams)),
         }
     }
@@ -87,7 +87,7 @@ pub(crate) struct Guest {
     account: Account,
     key: Fingerprint,
     window: u64,
-    spoiled: Arc<AtomicU64>,
+    credit: Arc<Credit>,
     streams: [Arc<Semaphore>; 2],
 }
 
@@ -129,14 +129,14 @@ impl Guests {
         let rest = ACCOUNT_WINDOWS.saturating_sub(used.windows);
         let window = (rest / 2).clamp(LEAST_WINDOW, largest);
         used.windows += window;
-        let (streams, spoiled) = ([key_streams, used.streams.clone()], used.spoiled.clone());
+        let (streams, credit) = ([key_streams, used.streams.clone()], used.credit.clone());
         drop(inner);
         Ok(Some(Guest {
             guests: self.clone(),
             account,
             key,
             window,
-            spoiled,
+            credit,
             streams,
         }))
     }
@@ -152,9 +152,9 @@ impl Guest {
         self.window
     }
 
-    /// The credit that the account has spoiled, in bytes.
-    pub(crate) fn spoiled(&self) -> Arc<AtomicU64> {
-        self.spoiled.clone()
+    /// The credit of the account's connections.
+    pub(crate) fn credit(&self) -> Arc<Credit> {
+        self.credit.clone()
     }
 
     /// Waits until the certificate and its account may have another stream. None never: the semaphores are not closed.

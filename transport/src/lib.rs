@@ -58,4 +58,4 @@ pub use stream::{RecvHalf, SendHalf, Stream, StreamCode, StreamError};
 pub use tls::{NodeCertificateProblem, TlsSetupError};
 pub use token::{JoinToken, TokenError};
 pub use tuning::Tuning;
-pub use window::Windows;
+pub use window::{Expected, Windows};

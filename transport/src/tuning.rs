@@ -133,10 +133,8 @@ impl Tuning {
     pub(crate) fn admit_member(&self, connection: &quinn::Connection, guest: Option<&Guest>) -> Windows {
         connection.set_max_concurrent_bi_streams(MAX_STREAMS.into());
         match guest {
-            Some(guest) if guest.window() < u64::from(self.connection_window) => {
-                Windows::new(connection.clone(), guest.window(), guest.spoiled())
-            }
-            _ => {
+            Some(guest) => Windows::new(connection.clone(), guest.window(), self, guest.credit()),
+            None => {
                 connection.set_receive_window(self.connection_window.into());
                 connection.set_send_window(self.send_window);
                 Windows::fixed()

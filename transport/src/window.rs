@@ -5,6 +5,9 @@
 //! more, once: after the body has been read, the window is as before. QUIC cannot take credit back, so the credit of a
 //! body that did not come is counted as spoiled; an account that spoils too much of it loses the connection.
 //!
+//! A body that waits for memory gets credit for the bytes that its stream may send meanwhile, so that it does not use
+//! up the credit of bodies that are being read. The bodies of one account that wait have a limit.
+//!
 //! The send window is the number of unacknowledged bytes that this side keeps for the peer. It is larger while the node
 //! holds memory for an answer.
 
@@ -15,11 +18,14 @@ use std::sync::{
 
 use quinn::VarInt;
 
-use crate::lost::CloseCode;
+use crate::{lost::CloseCode, tuning::Tuning};
 
 /// Credit, in bytes, that the connections of one account may have spoiled: more than a client does whose uploads are
 /// interrupted now and then.
 pub const MAX_SPOILED: u64 = 16 << 20;
+
+/// Unread bytes of the bodies of one account that wait for memory.
+const MAX_WAITING: u64 = 16 << 20;
 
 /// The windows of one connection. Clones are of the same connection.
 #[derive(Debug, Clone)]
@@ -30,9 +36,19 @@ struct Inner {
     connection: quinn::Connection,
     /// The share of the account's windows, in bytes.
     share: u64,
-    /// The credit that all connections of the account have spoiled.
-    spoiled_by_all: Arc<AtomicU64>,
+    /// Whether the share is smaller than a window that is not shared.
+    is_small: bool,
+    /// The most unread bytes of one stream.
+    of_stream: u64,
+    credit: Arc<Credit>,
     state: Mutex<State>,
+}
+
+/// Credit of the connections of one account, in bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Credit {
+    spoiled: AtomicU64,
+    waiting: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -43,11 +59,19 @@ struct State {
     answers: u64,
 }
 
+/// A body that waits for memory, until dropped.
+#[derive(Debug)]
+pub struct Waiting {
+    windows: Windows,
+    credit: u64,
+}
+
 /// A body that is expected, until dropped.
 #[derive(Debug)]
 pub struct Expected {
     windows: Windows,
-    missing: u64,
+    /// The credit that the peer got for it.
+    credit: u64,
 }
 
 /// An answer under way, until dropped.
@@ -58,36 +82,54 @@ pub struct Answering {
 }
 
 impl Windows {
-    /// Windows that nothing changes: a node's, an administrator's, or those of the only connection of a client.
+    /// The windows of a node or an administrator, which nothing changes.
     pub(crate) fn fixed() -> Self {
         Self(None)
     }
 
-    pub(crate) fn new(connection: quinn::Connection, share: u64, spoiled_by_all: Arc<AtomicU64>) -> Self {
-        set(&connection, share);
+    pub(crate) fn new(connection: quinn::Connection, share: u64, tuning: &Tuning, credit: Arc<Credit>) -> Self {
+        set_receive(&connection, share);
+        connection.set_send_window(share);
         Self(Some(Arc::new(Inner {
             connection,
             share,
-            spoiled_by_all,
+            is_small: share < u64::from(tuning.connection_window),
+            of_stream: tuning.stream_window.into(),
+            credit,
             state: Mutex::default(),
         })))
     }
 
+    /// A body of so many bytes has to wait for memory. None if too many bodies of the account wait already.
+    pub fn wait(&self, bytes: u64) -> Option<Waiting> {
+        let Some(inner) = &self.0 else {
+            let windows = self.clone();
+            return Some(Waiting { windows, credit: 0 });
+        };
+        let credit = bytes.min(inner.of_stream);
+        let waiting = inner.credit.waiting.fetch_add(credit, Ordering::Relaxed);
+        if waiting.saturating_add(credit) > MAX_WAITING {
+            inner.credit.waiting.fetch_sub(credit, Ordering::Relaxed);
+            return None;
+        }
+        inner.give(credit);
+        let windows = self.clone();
+        Some(Waiting { windows, credit })
+    }
+
     /// The node holds memory for a body of so many bytes: the peer may send them.
     pub fn expect(&self, bytes: u64) -> Expected {
-        if let Some(inner) = &self.0 {
-            let mut state = inner.state();
-            let from_spoiled = bytes.min(state.spoiled);
-            state.spoiled -= from_spoiled;
-            inner.spoiled_by_all.fetch_sub(from_spoiled, Ordering::Relaxed);
-            // The larger window is credit at once, and the smaller one a debt that the next bytes read pay.
-            set_receive(&inner.connection, inner.share.saturating_add(bytes - from_spoiled));
-            set_receive(&inner.connection, inner.share);
+        self.expect_after(bytes, 0)
+    }
+
+    fn expect_after(&self, bytes: u64, given: u64) -> Expected {
+        let mut credit = given;
+        if let Some(inner) = self.0.as_ref().filter(|inner| inner.is_small) {
+            inner.give(bytes.saturating_sub(given));
+            credit = credit.max(bytes);
         }
-        Expected {
-            windows: self.clone(),
-            missing: bytes,
-        }
+        let windows = self.clone();
+        Expected { windows, credit }
     }
 
     /// The node holds memory for an answer of so many bytes: they may be sent before the earlier ones are acknowledged.
@@ -115,13 +157,21 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Gives the peer credit for so many bytes more, once.
+    fn give(&self, bytes: u64) {
+        let mut state = self.state();
+        let from_spoiled = bytes.min(state.spoiled);
+        state.spoiled -= from_spoiled;
+        self.credit.spoiled.fetch_sub(from_spoiled, Ordering::Relaxed);
+        // The larger window is credit at once, and the smaller one a debt that the next bytes read pay.
+        set_receive(&self.connection, self.share.saturating_add(bytes - from_spoiled));
+        set_receive(&self.connection, self.share);
+    }
+
     fn spoil(&self, bytes: u64) {
         self.state().spoiled += bytes;
-        let by_all = self
-            .spoiled_by_all
-            .fetch_add(bytes, Ordering::Relaxed)
-            .saturating_add(bytes);
-        if by_all > MAX_SPOILED {
+        let before = self.credit.spoiled.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > MAX_SPOILED {
             let reason = b"too many bodies were given up half-way";
             self.connection.close(CloseCode::BUSY.0.into(), reason);
         }
@@ -131,21 +181,47 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         let spoiled = self.state().spoiled;
-        self.spoiled_by_all.fetch_sub(spoiled, Ordering::Relaxed);
+        self.credit.spoiled.fetch_sub(spoiled, Ordering::Relaxed);
+    }
+}
+
+impl Waiting {
+    /// The node holds memory for the body now, which has so many bytes.
+    pub fn granted(mut self, bytes: u64) -> Expected {
+        let given = self.end();
+        self.windows.expect_after(bytes, given)
+    }
+
+    /// Ends the wait; the credit that the peer has for the body.
+    fn end(&mut self) -> u64 {
+        let credit = std::mem::take(&mut self.credit);
+        if let Some(inner) = &self.windows.0 {
+            inner.credit.waiting.fetch_sub(credit, Ordering::Relaxed);
+        }
+        credit
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let credit = self.end();
+        if let Some(inner) = self.windows.0.as_ref().filter(|_| credit > 0) {
+            inner.spoil(credit);
+        }
     }
 }
 
 impl Expected {
     /// The whole body was read.
     pub fn arrived(mut self) {
-        self.missing = 0;
+        self.credit = 0;
     }
 }
 
 impl Drop for Expected {
     fn drop(&mut self) {
-        if let Some(inner) = self.windows.0.as_ref().filter(|_| self.missing > 0) {
-            inner.spoil(self.missing);
+        if let Some(inner) = self.windows.0.as_ref().filter(|_| self.credit > 0) {
+            inner.spoil(self.credit);
         }
     }
 }
@@ -155,11 +231,6 @@ impl Drop for Answering {
         self.windows
             .change_answers(|answers| answers.saturating_sub(self.bytes));
     }
-}
-
-fn set(connection: &quinn::Connection, bytes: u64) {
-    set_receive(connection, bytes);
-    connection.set_send_window(bytes);
 }
 
 fn set_receive(connection: &quinn::Connection, bytes: u64) {

@@ -1,8 +1,7 @@
 //! Requests with a body: WAL files, chunks, and manifests, each with memory of the budget while it is under way.
 
 use super::{SEGMENT_READ, Served, logged, memory, reply, reply_with_body};
-use crate::asker::give_up;
-use crate::budget::Held;
+use crate::asker::{Body, give_up};
 use crate::services::{Got, MapSource};
 use pgmesh_protocol::{
     CHUNK_BODY_LIMIT, CommitBackup, Failure, GetChunk, GetPieces, GetSegment, PayloadHead, PushSegment, PutChunk,
@@ -23,14 +22,14 @@ impl Served {
         if parts_of(push.payload.plain_length).is_some() {
             return self.push_parts(push, stream).await;
         }
-        let held = match self.hold_copies(push.payload).await {
-            Ok(held) => held,
+        let expected = match self.hold_copies(push.payload).await {
+            Ok(expected) => expected,
             Err(busy) => return logged::<()>(stream, "archive-push", Err(busy)).await,
         };
-        let body = self
-            .asker
-            .receive(stream, push.payload, LARGEST_SINGLE_OBJECT, &held)
+        let (body, held) = expected
+            .receive(stream, push.payload.length, LARGEST_SINGLE_OBJECT)
             .await?;
+        let held = Arc::new(held);
         let source = MapSource::of(&push, &body, &held);
         let (stanza, file) = (push.stanza.clone(), push.file.clone());
         let server = push.server.clone();
@@ -53,12 +52,12 @@ impl Served {
         if let Err(failure) = self.check_held(put.session) {
             return reply::<u64>(stream, Err(failure)).await;
         }
-        let held = match self.hold_copies(put.payload).await {
-            Ok(held) => held,
+        let expected = match self.hold_copies(put.payload).await {
+            Ok(expected) => expected,
             Err(busy) => return reply::<u64>(stream, Err(busy)).await,
         };
-        let body = self.asker.receive(stream, put.payload, CHUNK_BODY_LIMIT, &held).await?;
-        reply(stream, node.put_chunk(put, body, held).await).await
+        let (body, held) = expected.receive(stream, put.payload.length, CHUNK_BODY_LIMIT).await?;
+        reply(stream, node.put_chunk(put, body, Arc::new(held)).await).await
     }
 
     /// Commits a backup.
@@ -66,14 +65,13 @@ impl Served {
         let (node, actor) = (&*self.node, self.actor.as_str());
         let copies = commit.manifest.length.saturating_mul(4);
         let memory = copies.saturating_add(commit.manifest.plain_length);
-        let held = match self.asker.hold(node, memory).await {
-            Ok(held) => Arc::new(held),
+        let length = commit.manifest.length;
+        let expected = match self.asker.hold_for_body(node, memory, length).await {
+            Ok(expected) => expected,
             Err(busy) => return logged::<()>(stream, "backup", Err(busy)).await,
         };
-        let body = self
-            .asker
-            .receive(stream, commit.manifest, CHUNK_BODY_LIMIT, &held)
-            .await?;
+        let (body, held) = expected.receive(stream, length, CHUNK_BODY_LIMIT).await?;
+        let held = Arc::new(held);
         if let Err(failure) = self.check_held(commit.session) {
             // The session ends with its commit: who asks again has not heard that it succeeded.
             let done = node.committed_before(&commit).await;
@@ -135,10 +133,10 @@ impl Served {
 
     /// Memory for a payload on its way into the repositories: compressed, decompressed to be checked, and encrypted
     /// once for each repository of this node.
-    async fn hold_copies(&self, payload: PayloadHead) -> Result<Arc<Held>, Failure> {
+    async fn hold_copies(&self, payload: PayloadHead) -> Result<Body, Failure> {
         let copies = 1 + self.node.repositories.keys().len() as u64;
         let memory = payload.length.saturating_mul(copies);
         let memory = memory.saturating_add(payload.plain_length);
-        self.asker.hold(&self.node, memory).await.map(Arc::new)
+        self.asker.hold_for_body(&self.node, memory, payload.length).await
     }
 }

@@ -212,8 +212,8 @@ impl Node {
         let copies = 1 + self.repositories.keys().len() as u64;
         let compared = if is_compared { 3 * FILE_PART_LENGTH } else { 0 };
         let memory = head.length * copies + head.plain_length + compared;
-        let held = asker.hold_more(self, memory).await?;
-        let body: Bytes = asker.receive(stream, head, FILE_PART_LENGTH, &held).await?;
+        let expected = asker.hold_for_part(self, memory, head.length).await?;
+        let (body, held): (Bytes, Held) = expected.receive(stream, head.length, FILE_PART_LENGTH).await?;
         Ok((joined(head, body)?, held))
     }
 

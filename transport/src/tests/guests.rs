@@ -125,3 +125,32 @@ async fn a_client_that_gives_up_body_after_body_loses_the_connection() {
     timeout(Duration::from_secs(5), others[18].0.closed()).await.unwrap();
     assert!(connection.lost().is_none());
 }
+
+/// Bodies that wait for memory do not use up the credit of a body that is being read.
+#[tokio::test]
+async fn bodies_that_wait_stop_no_body_that_is_read() {
+    let (_others, connection, session) = one_of_many(&Mesh::new()).await;
+    let body = Bytes::from(vec![7; 1 << 20]);
+    let mut waiting = Vec::new();
+    for number in 0..8_u8 {
+        let (connection, body) = (connection.clone(), body.clone());
+        let mut stream = connection.open().await.unwrap();
+        stream.send(&number).await.unwrap();
+        let mut served = session.accept_stream().await.unwrap();
+        assert_eq!(served.recv::<u8>(1).await.unwrap(), number);
+        let sending = tokio::spawn(async move { stream.send_bytes(&body).await.map(|()| stream) });
+        waiting.push((served, session.windows().wait(1 << 20).unwrap(), sending));
+    }
+    tokio::time::sleep(A_WHILE).await;
+    for (mut served, waited, sending) in waiting.into_iter().rev() {
+        let expected = waited.granted(1 << 20);
+        let read = timeout(Duration::from_secs(5), served.recv_bytes(1 << 20, 1 << 20));
+        assert_eq!(read.await.unwrap().unwrap(), body);
+        expected.arrived();
+        sending.await.unwrap().unwrap();
+    }
+    let windows = session.windows();
+    let waiting: Vec<_> = (0..16).map(|_| windows.wait(1 << 20).unwrap()).collect();
+    assert!(windows.wait(1).is_none(), "no more than so much waits");
+    drop(waiting);
+}
