@@ -55,7 +55,7 @@ mod node;
 mod orphans;
 mod pace;
 mod past;
-mod reads;
+mod read_log;
 pub mod rebuild;
 mod refs;
 mod renewal;

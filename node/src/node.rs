@@ -10,7 +10,7 @@ use crate::links::Links;
 use crate::lost::LostSearch;
 use crate::mesh_file::MeshFile;
 use crate::pace::Pace;
-use crate::reads::Reads;
+use crate::read_log::ReadLog;
 use crate::repair::Repair;
 use crate::repositories::Repositories;
 use crate::services::{Doubts, Mapping};
@@ -60,7 +60,7 @@ pub struct Node {
     pub(crate) mesh: MeshFile,
     pub(crate) started: Instant,
     pub(crate) refused: Refused,
-    pub(crate) reads: Reads,
+    pub(crate) read_log: ReadLog,
     pub(crate) doubts: Doubts,
     pub(crate) identity: RwLock<Identity>,
     actor: String,
@@ -145,7 +145,7 @@ impl Node {
             identity: RwLock::new(identity),
             started: Instant::now(),
             refused: Refused::default(),
-            reads: Reads::default(),
+            read_log: ReadLog::default(),
             doubts: Doubts::default(),
             links,
             settings,

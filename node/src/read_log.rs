@@ -45,7 +45,7 @@ pub(crate) struct Line {
 
 /// The reads that this node has served.
 #[derive(Debug, Default)]
-pub(crate) struct Reads(Mutex<Inner>);
+pub(crate) struct ReadLog(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -55,7 +55,7 @@ struct Inner {
     is_writing: bool,
 }
 
-impl Reads {
+impl ReadLog {
     /// Notes a read of so many bytes at `now`, in the running time of the process.
     pub(crate) fn note(&self, actor: &str, from: IpAddr, what: &str, bytes: u64, now: Duration) {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -160,7 +160,7 @@ impl Inner {
 impl Node {
     /// Writes the lines about reads that are due into the audit trail, in the background.
     pub(crate) fn audit_reads(self: &std::sync::Arc<Self>) {
-        let lines = self.reads.due(self.running.now());
+        let lines = self.read_log.due(self.running.now());
         if lines.is_empty() {
             return;
         }
@@ -177,7 +177,7 @@ impl Node {
                 }
             }
             unwritten.extend(lines);
-            node.reads.written(unwritten);
+            node.read_log.written(unwritten);
         });
     }
 }
@@ -192,7 +192,7 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    fn told(reads: &Reads, now: u64) -> Vec<String> {
+    fn told(reads: &ReadLog, now: u64) -> Vec<String> {
         let lines = reads.due(at(now));
         if !lines.is_empty() {
             reads.written(Vec::new());
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn the_first_read_is_told_at_once_and_the_others_in_one_line_an_hour() {
-        let reads = Reads::default();
+        let reads = ReadLog::default();
         let get = |now| reads.note("client db1", FROM, "archive-get of stanza main", 16 << 20, at(now));
         get(0);
         assert_eq!(
@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn one_reader_of_many_objects_writes_few_lines() {
-        let reads = Reads::default();
+        let reads = ReadLog::default();
         for number in 0..10_000 {
             reads.note("client db1", FROM, &format!("repo-get of {number}"), 1, at(0));
         }
@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn what_could_not_be_written_comes_again_and_nothing_steers_a_terminal() {
-        let reads = Reads::default();
+        let reads = ReadLog::default();
         reads.note("client db1", FROM, "repo-get of repo1/\u{1b}[2J", 1, at(0));
         let lines = reads.due(at(0));
         assert_eq!(lines[0].what, "repo-get of repo1/\\u{1b}[2J from 127.0.0.1");

@@ -297,7 +297,7 @@ impl Served {
     fn note_read(&self, what: &str, bytes: u64) {
         if !self.peer.is_node() {
             let now = self.node.running.now();
-            self.node.reads.note(&self.actor, self.remote, what, bytes, now);
+            self.node.read_log.note(&self.actor, self.remote, what, bytes, now);
         }
     }
 
