@@ -44,12 +44,14 @@ demo: ## three nodes and a real PostgreSQL, faults before your eyes; S3=1: one r
 	$(stage) 'build (once for the machine: about 5 minutes)' cargo build $(quiet) --locked -p pgmesh-cli -p pgmesh-tests --bin pgmesh --bin demo
 	@.ci/env bash -c 'exec "$$CARGO_TARGET_DIR/debug/demo" $(if $(S3),--s3) $(if $(KEEP),--keep)'
 
-lint: ## formatting, clippy, lengths and links, licences and sources of dependencies
+lint: ## formatting, spelling, clippy, lengths and links, documentation, licences and sources of dependencies
 	@.ci/setup build test
 	$(stage) clones .ci/check-clone
 	$(stage) format cargo fmt --all --check
 	$(stage) tidy .ci/tidy
+	$(stage) spelling bash -c 'exec "$$PGMESH_CACHE/tools/codespell/bin/codespell"'
 	$(stage) clippy cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
+	$(stage) documentation env RUSTDOCFLAGS='-D warnings' cargo doc --quiet --locked --workspace --no-deps
 	@# Not `advisories`: its database is a git repository, out of reach for a machine that sees only package registries.
 	@# deny.toml holds what that check needs: run `cargo deny check advisories` where it can be fetched.
 	$(stage) dependencies cargo deny --locked --log-level error check bans licenses sources

@@ -17,7 +17,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let outcome = catch_unwind(AssertUnwindSafe(|| configure_and_dispatch(&arguments, &mut called)));
     let code = outcome.unwrap_or_else(|_| {
         logging::report(&CommandError::assert(
-            "pgmesh stopped at a defect of its own, described above",
+            "pgmesh stopped because of a defect in pgmesh, described above",
         ));
         ExitCode::Assert
     });

@@ -7,6 +7,7 @@ use futures::future::{BoxFuture, FutureExt, pending};
 use pgmesh_client::caller::{Caller, Stopped};
 use pgmesh_client::progress::Bar;
 use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_runtime::tasks;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -45,7 +46,7 @@ impl Caller for Terminal {
             return Ok(caught.boxed());
         };
         let (tell, told) = oneshot::channel();
-        tokio::spawn(async move {
+        tasks::spawn("watching for signals", async move {
             let name = signals.caught().await;
             // Tells the work why it must end. If the work is over already, its receiver is gone, and the signal changes
             // nothing.

@@ -2,6 +2,7 @@
 //!
 //! Lines go to stderr and, if `log-path` is usable, to a file. Results of commands go to stdout.
 
+use pgmesh_runtime::clock;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -224,7 +225,7 @@ where
 {
     fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         if self.timestamp {
-            let now = OffsetDateTime::now_utc();
+            let now = OffsetDateTime::from(clock::now());
             let now = now.to_offset(local_offset(now));
             let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second].[subsecond digits:3]");
             write!(writer, "{} ", now.format(format).map_err(|_| fmt::Error)?)?;

@@ -31,6 +31,12 @@ const EXIT_CODES: &[(&str, &str)] = &[
     ),
 ];
 
+/// The first words of commands of two words.
+const FAMILIES: &[(&str, &str)] = &[
+    ("client", "Show and revoke certificates of clients and administrators"),
+    ("node", "Create, run and change nodes of the mesh"),
+];
+
 /// The program in the form of clap's generators: with subcommands, each with its own options.
 fn documented() -> clap::Command {
     let root = clap::Command::new("pgmesh")
@@ -39,14 +45,18 @@ fn documented() -> clap::Command {
         .disable_help_subcommand(true)
         .disable_help_flag(true)
         .disable_version_flag(true);
-    let (plain, node): (Vec<_>, Vec<_>) = COMMANDS.iter().partition(|spec| spec.command.section() == spec.name);
-    let node_root = clap::Command::new("node")
-        .about("Create, run and change nodes of the mesh")
-        .disable_help_flag(true)
-        .disable_help_subcommand(true)
-        .subcommands(node.into_iter().map(subcommand));
-    root.subcommands(plain.into_iter().map(subcommand))
-        .subcommand(node_root)
+    let plain = COMMANDS.iter().filter(|spec| spec.command.section() == spec.name);
+    let families = FAMILIES.iter().map(|(name, about)| {
+        let members = COMMANDS
+            .iter()
+            .filter(|spec| spec.command.section() == *name && spec.name != *name);
+        clap::Command::new(*name)
+            .about(*about)
+            .disable_help_flag(true)
+            .disable_help_subcommand(true)
+            .subcommands(members.map(subcommand))
+    });
+    root.subcommands(plain.map(subcommand)).subcommands(families)
 }
 
 fn subcommand(spec: &CommandSpec) -> clap::Command {
@@ -220,5 +230,10 @@ mod tests {
     #[test]
     fn clap_finds_the_definition_sound() {
         documented().debug_assert();
+        let known = |spec: &&CommandSpec| {
+            let section = spec.command.section();
+            section == spec.name || FAMILIES.iter().any(|(name, _)| *name == section)
+        };
+        assert!(COMMANDS.iter().all(|spec| known(&spec)));
     }
 }

@@ -16,6 +16,13 @@
 //! - A failure is a [`pgmesh_protocol::Failure`]: what happened, why, and what to do now, with pgBackRest's exit code.
 //!
 //! No part of a node is linked: neither consensus nor the catalog's database. `tests/dependencies.rs` sees to it.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "unit tests may spawn without a name and read the clock"
+    )
+)]
 
 mod activity;
 pub mod backup;

@@ -41,11 +41,16 @@ fn resolve_from(here: &Path, given: &Path, pgdata: &Path) -> Result<PathBuf, Fai
 fn foreign(given: &Path, found: &Path, pgdata: &Path) -> Failure {
     Failure::new(
         ExitCode::DbMismatch,
-        format!("'{}' belongs to {}, and pg1-path is {}", given.display(), found.display(), pgdata.display()),
+        format!(
+            "'{}' belongs to the data directory {}, but pg1-path is {}",
+            given.display(),
+            found.display(),
+            pgdata.display()
+        ),
     )
     .remedy(
-        "a cluster needs a configuration (and a stanza) of its own: PostgreSQL must run this in the data directory that \
-         pg1-path names; for a copy, turn its archiving off",
+        "each cluster needs a configuration and a stanza of its own: pg1-path must name the data directory in which \
+         PostgreSQL runs this command; if this cluster is a copy, turn its archiving off",
     )
 }
 

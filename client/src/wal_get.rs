@@ -90,7 +90,9 @@ pub async fn get(settings: &GetSettings, source: Result<SourceSettings, Failure>
                     |_| "no answer yet".to_owned(),
                     |answer| answer.err().map(|failure| failure.to_string()).unwrap_or_default(),
                 );
-                tracing::warn!("{file} cannot be had from the archive ({why}): the one in pg_wal is handed back");
+                tracing::warn!(
+                    "{file} cannot be fetched from the archive ({why}): the file in pg_wal is returned instead"
+                );
                 give(&mut sink, &local)?;
                 Archived::Found
             }
@@ -112,7 +114,7 @@ pub async fn get(settings: &GetSettings, source: Result<SourceSettings, Failure>
         }
         Archived::Hole(hole) if settings.ends_at_holes => {
             tracing::warn!(
-                "WAL file '{file}' is a hole in the archive ({hole}), and archive-hole=end takes it for the end"
+                "WAL file '{file}' is a hole in the archive ({hole}); because of archive-hole=end, recovery ends there"
             );
             Ok(Got::Nothing)
         }
@@ -136,7 +138,10 @@ fn tablespace_refusal(
     let refusal = late_tablespaces::foreign_files(pgdata, created, before)?.refusal(name);
     if late_tablespaces::ends_at_a_point(pgdata) {
         let remedy = refusal.remedy.as_deref().unwrap_or_default();
-        tracing::warn!("{refusal}. The recovery ends before it, at its target or with an error: then {remedy}");
+        tracing::warn!(
+            "{refusal}. The recovery ends before this file, at its target or with an error; in case of an error: \
+             {remedy}"
+        );
         return Some(Ok(Got::Nothing));
     }
     Some(Err(refusal))
@@ -159,14 +164,18 @@ fn local_history(file: WalFileName, destination: &Path) -> Option<Bytes> {
 
 /// Invariant 7: an end of recovery at a hole would lose the transactions that were committed behind it.
 fn refuse_hole(file: WalFileName, hole: WalHole) -> Failure {
-    Failure::new(ExitCode::FileMissing, format!("WAL file {file} is a hole in the archive, not its end"))
-        .because(format!(
-            "{hole}: a recovery that ends here opens the server without what was committed behind it"
-        ))
-        .remedy(
-            "if a server still has the file in pg_wal, push it: 'pgmesh archive-push PATH'; else restore a later backup, or recover to a \
-             target before the hole ('restore --type=time|lsn|immediate'); to do without what is behind it: 'restore --archive-hole=end'",
-        )
+    Failure::new(
+        ExitCode::FileMissing,
+        format!("WAL file {file} is a hole in the archive, not its end"),
+    )
+    .because(format!(
+        "{hole}: a recovery that ended here would open the server without the transactions committed after the hole"
+    ))
+    .remedy(
+        "if a server still has the file in pg_wal, push it: 'pgmesh archive-push PATH'; else restore a later backup, \
+         or recover to a target before the hole ('restore --type=time|lsn|immediate'); to recover without the WAL \
+         after the hole: 'restore --archive-hole=end'",
+    )
 }
 
 /// Gives the file its name, once it is durable.

@@ -9,6 +9,7 @@ use pgmesh_postgres::{
 };
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{Branch, ExitCode, Failure, PayloadHead, PushSegment, Pushed, Server};
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{Codec, Digest, LARGEST_SINGLE_OBJECT, Payload, StanzaName, parts_of};
 use std::fs::File;
 use std::io::Read;
@@ -128,7 +129,7 @@ impl WalPusher<'_> {
         let suite = self.mesh.suite().await?;
         let (payload, body) = match begun.content {
             Content::Short { content, compressing } => {
-                let digesting = tokio::task::spawn_blocking(move || suite.digest(&content));
+                let digesting = tasks::blocking("digesting a WAL file", move || suite.digest(&content));
                 let payload = compressing.await.map_err(|error| abnormal(&error))??;
                 let digest = digesting.await.map_err(|error| abnormal(&error))?;
                 let payload = Payload { digest, ..payload };
@@ -240,9 +241,12 @@ fn origin(
         });
     };
     let invalid = |error: &dyn std::error::Error| {
-        Failure::new(ExitCode::FileInvalid, format!("{file} is not what its name says"))
-            .because(chain(error))
-            .remedy("it was truncated or overwritten: nothing is archived, and PostgreSQL must offer it again")
+        Failure::new(
+            ExitCode::FileInvalid,
+            format!("the content of {file} does not fit its name"),
+        )
+        .because(chain(error))
+        .remedy("the file was truncated or overwritten: it is not archived, and PostgreSQL must archive it again")
     };
     let header = WalHeader::parse(begin).map_err(|error| invalid(&error))?;
     if settings.checks_headers {
@@ -303,7 +307,7 @@ fn branches(history: &TimelineHistory) -> Vec<Branch> {
 
 /// Begins to compress on another thread. The payload's digest is still to be set.
 fn begin_compressing(codec: Codec, level: Option<i32>, content: Bytes) -> JoinHandle<Result<Payload, Failure>> {
-    tokio::task::spawn_blocking(move || {
+    tasks::blocking("compressing a WAL file", move || {
         Payload::pack_known(Digest([0; 32]), codec, level, &content).map_err(|error| {
             Failure::new(ExitCode::OptionInvalid, format!("compressing with {codec}")).because(chain(&error))
         })

@@ -81,9 +81,12 @@ impl FileSink {
     /// The sink has taken no piece.
     pub fn finish(self) -> Result<(File, Option<CreatedTablespaces>), Failure> {
         let created = self.search.and_then(TablespaceSearch::finish);
-        let file = self
-            .file
-            .ok_or_else(|| Failure::new(ExitCode::Assert, format!("nothing came for {}", self.path.display())))?;
+        let file = self.file.ok_or_else(|| {
+            Failure::new(
+                ExitCode::Assert,
+                format!("no content was received for {}", self.path.display()),
+            )
+        })?;
         Ok((file, created))
     }
 

@@ -6,17 +6,19 @@
 //! members that it does know: the members in its catalog and in `mesh.json` ([`MeshFile`](crate::MeshFile)), which it
 //! was told of when it joined or has remembered since. The catalog's record of a node counts more than an acquaintance.
 
-use crate::Node;
-use crate::links::{Lane, Whom};
+use crate::core::Core;
+use crate::links::{Lane, Recipient};
 use crate::mesh_file::MeshFile;
 use crate::shut_out::{Worth, worth_of_node};
 use futures::future::join_all;
 use pgmesh_protocol::{KnownMember, Vouch, Vouched};
 use pgmesh_raft::NodeName;
+use pgmesh_runtime::tasks;
 use pgmesh_transport::{Fingerprint, MemberCertificate, Role};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// How long a member may take to say whether it knows a node.
 const ASK_LIMIT: Duration = Duration::from_secs(3);
@@ -77,7 +79,7 @@ impl Acquaintances {
     }
 }
 
-impl Node {
+impl Core {
     /// The members in this node's catalog, without the node that has the name `but`.
     pub(crate) fn known_members(&self, but: &str) -> Vec<KnownMember> {
         let nodes = self.catalog.view().nodes().unwrap_or_default().into_iter();
@@ -127,7 +129,7 @@ impl Node {
             return;
         }
         let (node, stranger) = (self.clone(), stranger.clone());
-        tokio::spawn(async move {
+        tasks::spawn("asking around", async move {
             let word = node.word_for(&stranger).await;
             let name = &stranger.name;
             match word {
@@ -158,7 +160,7 @@ impl Node {
         let is_other = |name: &NodeName| *name != self.name && name.as_str() != stranger.name.as_str();
         let asked: BTreeSet<NodeName> = members.chain(remembered).filter(is_other).take(MOST).collect();
         let asked = asked.into_iter().map(|name| async {
-            let whom = Whom::Named(name);
+            let whom = Recipient::Named(name);
             let word = self.links.call(&whom, Lane::Data, &request, ASK_LIMIT).await;
             word.unwrap_or(Vouched::Unknown)
         });

@@ -9,7 +9,7 @@
 
 use crate::Node;
 use crate::join::call;
-use crate::links::{Lane, Whom};
+use crate::links::{Lane, Recipient};
 use crate::mesh_file::MeshFile;
 use crate::settings::{Layout, NEW_CATALOG};
 use pgmesh_protocol::failure::chain;
@@ -49,12 +49,12 @@ impl Node {
     }
 
     /// All other nodes, or else the addresses that were last known.
-    fn others(&self) -> Vec<Whom> {
+    fn others(&self) -> Vec<Recipient> {
         let nodes = self.catalog.view().nodes().unwrap_or_default().into_iter();
         let others = nodes.filter(|(name, record)| *name != self.name && record.is_member());
-        let mut whom: Vec<Whom> = others.map(|(name, _)| Whom::Named(name)).collect();
+        let mut whom: Vec<Recipient> = others.map(|(name, _)| Recipient::Named(name)).collect();
         let seeds = self.settings.seeds.iter().chain(&self.mesh.seeds);
-        whom.extend(seeds.map(|address| Whom::At(address.clone())));
+        whom.extend(seeds.map(|address| Recipient::At(address.clone())));
         whom
     }
 }

@@ -1,7 +1,7 @@
 //! A node tells the other nodes that it has started, and its address; it hears the same from them.
 
 use crate::Node;
-use crate::links::{Lane, Whom};
+use crate::links::{Lane, Recipient};
 use crate::repositories::Opened;
 use pgmesh_protocol::{Announce, ExitCode, Failure, KnownMember};
 use pgmesh_raft::{Command, MeshRecord, NodeName, Standing, own_level};
@@ -124,9 +124,9 @@ impl Node {
             .map(|(name, _)| name)
             .collect();
         let is_alone = others.is_empty() && self.catalog.status().voters == [self.mesh.node_id];
-        let mut whom: Vec<Whom> = others.into_iter().map(Whom::Named).collect();
+        let mut whom: Vec<Recipient> = others.into_iter().map(Recipient::Named).collect();
         let seeds = self.settings.seeds.iter().chain(&self.mesh.seeds);
-        whom.extend(seeds.map(|address| Whom::At(address.clone())));
+        whom.extend(seeds.map(|address| Recipient::At(address.clone())));
         let request = self.announcement();
         let told = whom.iter().map(|whom| async {
             let answer = self.links.call(whom, Lane::Data, &request, LIMIT).await;

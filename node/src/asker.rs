@@ -5,7 +5,8 @@ use crate::Node;
 use crate::budget::{Budget, Busy, GivenUp, Held};
 use bytes::Bytes;
 use pgmesh_protocol::{ExitCode, Failure};
-use pgmesh_transport::{Account, Expected, Peer, Stream, StreamCode, StreamError, Windows};
+use pgmesh_raft::NodeName;
+use pgmesh_transport::{Account, Expected, Session, Stream, StreamCode, StreamError, Windows};
 
 /// What an administrator can do about a busy node.
 const REMEDY: &str = "give more than one mesh-node, or a larger node-buffer";
@@ -14,7 +15,10 @@ const REMEDY: &str = "give more than one mesh-node, or a larger node-buffer";
 pub(crate) struct Asker {
     account: Account,
     windows: Windows,
-    is_node: bool,
+    /// Nodes have a budget of their own: were it shared, two nodes could wait for each other's memory for ever.
+    budget: Budget,
+    /// The node that is asked.
+    node: NodeName,
 }
 
 /// A body that is expected, and the memory that is held for it.
@@ -24,26 +28,24 @@ pub(crate) struct Body {
 }
 
 impl Asker {
-    /// The asker at the other end of a connection with these windows.
-    pub(crate) fn new(peer: &Peer, windows: Windows) -> Self {
+    /// The asker at the other end of a connection.
+    pub(crate) fn new(node: &Node, session: &Session) -> Self {
+        let peer = session.peer();
+        let budget = match peer.is_node() {
+            true => &node.peer_budget,
+            false => &node.budget,
+        };
         Self {
             account: Account::of(peer),
-            is_node: peer.is_node(),
-            windows,
+            windows: session.windows().clone(),
+            budget: budget.clone(),
+            node: node.name.clone(),
         }
     }
 
     /// The account of the asker.
     pub(crate) fn account(&self) -> &Account {
         &self.account
-    }
-
-    /// Nodes have a budget of their own: were it shared, two nodes could wait for each other's memory for ever.
-    fn budget<'n>(&self, node: &'n Node) -> &'n Budget {
-        match self.is_node {
-            true => &node.peer_budget,
-            false => &node.budget,
-        }
     }
 
     /// The windows of the connection.
@@ -55,17 +57,17 @@ impl Asker {
     ///
     /// # Errors
     /// 49, to be asked again elsewhere: others have held them for some seconds.
-    pub(crate) async fn hold(&self, node: &Node, bytes: u64) -> Result<Held, Failure> {
-        let held = self.budget(node).hold_for(&self.account, bytes).await;
-        held.map_err(|busy| is_busy(node, busy))
+    pub(crate) async fn hold(&self, bytes: u64) -> Result<Held, Failure> {
+        let held = self.budget.hold_for(&self.account, bytes).await;
+        held.map_err(|busy| is_busy(&self.node, busy))
     }
 
     /// Waits for `memory` bytes of the budget, for a request with a body of `length` bytes.
     ///
     /// # Errors
     /// As [`Self::hold`]; or too many bodies of the asker's account wait already.
-    pub(crate) async fn hold_for_body(&self, node: &Node, memory: u64, length: u64) -> Result<Body, Failure> {
-        self.hold_body(node, memory, length, Budget::hold_for).await
+    pub(crate) async fn hold_for_body(&self, memory: u64, length: u64) -> Result<Body, Failure> {
+        self.hold_body(memory, length, Budget::hold_for).await
     }
 
     /// The same for the next part of a request that has come far. The wait is longer, since the whole request would be
@@ -73,28 +75,26 @@ impl Asker {
     ///
     /// # Errors
     /// As there.
-    pub(crate) async fn hold_for_part(&self, node: &Node, memory: u64, length: u64) -> Result<Body, Failure> {
-        self.hold_body(node, memory, length, Budget::hold_patiently).await
+    pub(crate) async fn hold_for_part(&self, memory: u64, length: u64) -> Result<Body, Failure> {
+        self.hold_body(memory, length, Budget::hold_patiently).await
     }
 
-    async fn hold_body<'n>(
-        &self,
-        node: &'n Node,
+    async fn hold_body<'b>(
+        &'b self,
         memory: u64,
         length: u64,
-        hold: impl AsyncFn(&'n Budget, &Account, u64) -> Result<Held, Busy>,
+        hold: impl AsyncFn(&'b Budget, &Account, u64) -> Result<Held, Busy>,
     ) -> Result<Body, Failure> {
-        let budget = self.budget(node);
-        if let Some(held) = budget.try_hold(&self.account, memory) {
+        if let Some(held) = self.budget.try_hold(&self.account, memory) {
             let expected = self.windows.expect(length);
             return Ok(Body { held, expected });
         }
         let Some(waiting) = self.windows.wait(length) else {
-            let what = format!("node {} is busy: too many bodies wait for memory", node.name);
+            let what = format!("node {} is busy: too many bodies wait for memory", self.node);
             return Err(Failure::new(ExitCode::HostConnect, what).remedy(REMEDY).again());
         };
-        let held = hold(budget, &self.account, memory).await;
-        let held = held.map_err(|busy| is_busy(node, busy))?;
+        let held = hold(&self.budget, &self.account, memory).await;
+        let held = held.map_err(|busy| is_busy(&self.node, busy))?;
         let expected = waiting.granted(length);
         Ok(Body { held, expected })
     }
@@ -126,10 +126,10 @@ pub(crate) fn give_up<T>(stream: &mut Stream, GivenUp: GivenUp) -> Result<T, Str
     Err(StreamError::GivenUp)
 }
 
-fn is_busy(node: &Node, busy: Busy) -> Failure {
+fn is_busy(node: &NodeName, busy: Busy) -> Failure {
     let what = format!(
         "node {} is busy: {} KiB of memory were not free within {} s",
-        node.name,
+        node,
         busy.bytes.div_ceil(1024),
         busy.waited.as_secs()
     );

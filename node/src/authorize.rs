@@ -6,9 +6,10 @@ use pgmesh_transport::{Peer, Role};
 
 /// Refuses a request beyond the peer's role.
 ///
-/// A client works for the stanzas in its certificate: it adds to them and reads them, and cannot delete. Requests that
-/// concern the whole mesh, or delete, are for administrators. A node that serves a request asks other nodes for their
-/// part of it, after it has checked the peer's rights itself.
+/// A client works for the stanzas in its certificate: it adds to them and reads them, and cannot delete. A restoring
+/// host reads them, and adds nothing. A monitor reads the state of the mesh, and no data. Requests that concern the
+/// whole mesh, or delete, are for administrators. A node that serves a request asks other nodes for their part of it,
+/// after it has checked the peer's rights itself.
 pub fn authorize(peer: &Peer, request: &Request) -> Result<(), Failure> {
     let rights = rights(request);
     let allowed = match peer {
@@ -16,6 +17,8 @@ pub fn authorize(peer: &Peer, request: &Request) -> Result<(), Failure> {
         Peer::Member(member) => match &member.role {
             Role::Admin => rights.administrator,
             Role::Client { stanzas } => rights.client.allows(stanzas),
+            Role::Restore { stanzas } => rights.is_reading && rights.client.allows(stanzas),
+            Role::Monitor => rights.monitor,
             Role::Node => rights.node,
         },
     };
@@ -25,6 +28,9 @@ pub fn authorize(peer: &Peer, request: &Request) -> Result<(), Failure> {
 /// Which members a request is served to.
 struct Rights<'r> {
     client: Clients<'r>,
+    /// A host that only restores may do it, too, where a client may: it changes nothing but the host's own session.
+    is_reading: bool,
+    monitor: bool,
     administrator: bool,
     node: bool,
 }
@@ -61,31 +67,42 @@ impl Clients<'_> {
 fn rights(request: &Request) -> Rights<'_> {
     let of_client = |client| Rights {
         client,
+        is_reading: false,
+        monitor: false,
         administrator: true,
         node: false,
     };
+    let reading = |client| Rights {
+        is_reading: true,
+        ..of_client(client)
+    };
     let of_administrator = of_client(Clients::None);
+    let of_monitor = Rights {
+        monitor: true,
+        ..of_client(Clients::None)
+    };
     let of_node = Rights {
-        client: Clients::None,
         administrator: false,
         node: true,
+        ..of_client(Clients::None)
     };
     match request {
         Request::Hello(_) => Rights {
             node: true,
-            ..of_client(Clients::All)
+            monitor: true,
+            ..reading(Clients::All)
         },
-        // The answer is for the name and the stanzas that the client has.
-        Request::Renew(_) => of_client(Clients::All),
+        // The answer is for the name, the role and the stanzas that the asker has.
+        Request::Renew(_) => Rights {
+            monitor: true,
+            ..reading(Clients::All)
+        },
         // The answer is cut down to the client's stanzas where none is named.
-        Request::Info(r) => of_client(r.stanza.as_ref().map_or(Clients::All, Clients::Of)),
-        Request::PushSegment(_)
-        | Request::GetSegment(_)
-        | Request::ChangeMaps(_)
-        | Request::BeginBackup(_)
-        | Request::QueryChunks(_)
-        | Request::PutChunk(_)
-        | Request::CommitBackup(_)
+        Request::Info(r) => Rights {
+            monitor: true,
+            ..reading(r.stanza.as_ref().map_or(Clients::All, Clients::Of))
+        },
+        Request::GetSegment(_)
         | Request::BeginRestore(_)
         | Request::ResumeSession(_)
         | Request::KeepSession(_)
@@ -93,9 +110,15 @@ fn rights(request: &Request) -> Rights<'_> {
         | Request::GetManifest(_)
         | Request::GetChunk(_)
         | Request::GetPieces(_)
-        | Request::ChoosePrior(_)
         | Request::ChooseBackup(_)
-        | Request::ArchiveStatus(_)
+        | Request::ArchiveStatus(_) => reading(of_stanza(request)),
+        Request::PushSegment(_)
+        | Request::ChangeMaps(_)
+        | Request::BeginBackup(_)
+        | Request::QueryChunks(_)
+        | Request::PutChunk(_)
+        | Request::CommitBackup(_)
+        | Request::ChoosePrior(_)
         | Request::CreateStanza(_)
         | Request::UpgradeStanza(_)
         | Request::AdoptStanza(_)
@@ -103,26 +126,27 @@ fn rights(request: &Request) -> Rights<'_> {
         | Request::Annotate(_) => of_client(of_stanza(request)),
         Request::Verify(_) => Rights {
             node: true,
-            ..of_client(of_stanza(request))
+            ..reading(of_stanza(request))
         },
         Request::ListRepository(r) => Rights {
             node: true,
-            ..of_client(Clients::Below(&r.path))
+            ..reading(Clients::Below(&r.path))
         },
         Request::ReadRepository(r) => Rights {
             node: true,
-            ..of_client(Clients::Below(&r.path))
+            ..reading(Clients::Below(&r.path))
         },
+        Request::ListNodes(_) | Request::Status(_) => of_monitor,
         Request::TerminateSession(_)
         | Request::AcceptLoss(_)
         | Request::ForgetWal(_)
         | Request::DeleteStanza(_)
         | Request::Invite(_)
+        | Request::ListCertificates(_)
+        | Request::RevokeCertificates(_)
         | Request::UpdateRepository(_)
         | Request::RemoveRepository(_)
-        | Request::ListNodes(_)
         | Request::ChangeNode(_)
-        | Request::Status(_)
         | Request::SyncRepository(_) => of_administrator,
         Request::ReplaceRepository(_) => Rights {
             node: true,
@@ -152,28 +176,56 @@ fn of_stanza(request: &Request) -> Clients<'_> {
     request.stanza().map_or(Clients::None, Clients::Of)
 }
 
+const AS_ADMINISTRATOR: &str = "run it as an administrator (with a node's configuration file)";
+
+/// What a member does whose role is not enough.
+fn remedy_of(role: &Role, request: &Request) -> &'static str {
+    let stanzas = role.stanzas();
+    let clients = rights(request).client;
+    if matches!(role, Role::Client { .. }) {
+        return match request.stanza() {
+            Some(stanza) if !stanzas.contains(stanza) => {
+                "run it as an administrator (with a node's configuration file), or join with a token for this stanza"
+            }
+            _ => AS_ADMINISTRATOR,
+        };
+    }
+    match clients {
+        Clients::None => AS_ADMINISTRATOR,
+        _ => "join with a client's token for this: 'pgmesh invite --role=client --stanza=NAME' on a node",
+    }
+}
+
 fn refusal(peer: &Peer, request: &Request) -> Failure {
     let what = request.name();
-    let as_administrator = "run it as an administrator (with a node's configuration file)";
     let (who, remedy) = match peer {
         Peer::Joining => (
             "a peer without a certificate".to_owned(),
             "join first: pgmesh join TOKEN, with a token from 'pgmesh invite' on a node",
         ),
         Peer::Member(member) => match &member.role {
-            Role::Client { stanzas } => (
+            role @ (Role::Client { stanzas } | Role::Restore { stanzas }) => (
                 format!(
-                    "client {}, whose certificate is for stanza {}",
+                    "{} {}, whose certificate is for {}stanza {}",
+                    role.kind(),
                     member.name,
+                    if matches!(role, Role::Restore { .. }) {
+                        "restoring "
+                    } else {
+                        ""
+                    },
                     stanzas.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
                 ),
-                if request.stanza().is_none_or(|stanza| stanzas.contains(stanza)) {
-                    as_administrator
-                } else {
-                    "run it as an administrator (with a node's configuration file), or join with a token for this stanza"
-                },
+                remedy_of(role, request),
             ),
-            role => (format!("{} {}", role.kind(), member.name), as_administrator),
+            Role::Monitor => (
+                format!(
+                    "monitor {}, whose certificate is for reading how the mesh does",
+                    member.name
+                ),
+                remedy_of(&member.role, request),
+            ),
+            role => (format!("{} {}", role.kind(), member.name), AS_ADMINISTRATOR),
         },
     };
     let of = request
@@ -188,8 +240,8 @@ mod tests {
     use super::*;
     use crate::testing::unsigned;
     use pgmesh_protocol::{
-        ChangeMaps, CreateInvite, DeleteStanza, GetAuthority, GetSegment, GetStatus, Hello, ListRepository,
-        VerifyRequest,
+        ChangeMaps, CreateInvite, DeleteStanza, GetAuthority, GetInfo, GetSegment, GetStatus, Hello, ListCertificates,
+        ListNodes, ListRepository, QueryChunks, SetStopped, VerifyRequest,
     };
     use pgmesh_storage::RepoKey;
     use std::sync::Arc;
@@ -278,6 +330,50 @@ mod tests {
         assert!(authorize(&peer, &list("stanza/main/backup")).is_ok());
         for path in ["", "stanza", "stanza/mainly", "stanza/main/../other", "chunk/00"] {
             assert!(authorize(&peer, &list(path)).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_restoring_host_reads_its_stanzas_and_writes_nothing() {
+        let stanzas = vec![stanza("main")];
+        let peer = Peer::Member(Arc::new(unsigned("db9", Role::Restore { stanzas })));
+        assert!(authorize(&peer, &get("main")).is_ok());
+        assert!(authorize(&peer, &get("other")).is_err());
+        assert!(authorize(&peer, &Hello.into()).is_ok());
+        let push = crate::testing::push_of("000000010000000000000001", b"");
+        let refused = authorize(&peer, &push.into()).unwrap_err();
+        assert!(refused.what.contains("restoring stanza main"), "{refused}");
+        assert!(refused.remedy.unwrap().contains("--role=client"));
+        let query = QueryChunks {
+            stanza: stanza("main"),
+            session: 1,
+            digests: vec![],
+        };
+        assert!(authorize(&peer, &query.into()).is_err());
+        let stop = SetStopped {
+            stanza: Some(stanza("main")),
+            stopped: None,
+            ends_sessions: false,
+        };
+        assert!(authorize(&peer, &stop.into()).is_err());
+        assert!(authorize(&peer, &GetStatus.into()).is_err());
+    }
+
+    #[test]
+    fn a_monitor_reads_how_the_mesh_does_and_no_data() {
+        let peer = Peer::Member(Arc::new(unsigned("grafana", Role::Monitor)));
+        for allowed in [Request::from(GetStatus), Hello.into(), ListNodes.into()] {
+            assert!(authorize(&peer, &allowed).is_ok(), "{}", allowed.name());
+        }
+        let info = GetInfo {
+            stanza: Some(stanza("main")),
+            backups: true,
+            after: None,
+        };
+        assert!(authorize(&peer, &info.into()).is_ok());
+        let list = ListCertificates { after: None };
+        for refused in [get("main"), list.into(), GetAuthority.into()] {
+            assert!(authorize(&peer, &refused).is_err(), "{}", refused.name());
         }
     }
 

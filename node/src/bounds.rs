@@ -76,6 +76,10 @@ pub fn check(request: &Request) -> Result<(), Failure> {
         Request::UpdateRepository(r) => Ok(limits::options(&r.definition)?),
         Request::Renew(r) => list("bytes of a certificate request", r.csr.len(), CSR),
         Request::ChangeNode(r) => text("the node's name", &r.name, limits::NAME),
+        Request::RevokeCertificates(r) => {
+            text("the name", &r.name, limits::NAME)?;
+            text("the reason", &r.reason, limits::REASON)
+        }
         Request::Vouch(r) => text("the node's name", &r.name, limits::NAME),
         Request::Announce(r) => whereabouts(&r.region, &r.advertise, &r.program),
         Request::PutChunk(r) => plaintext(ObjectKind::Chunk, &r.payload),
@@ -110,6 +114,7 @@ pub fn check(request: &Request) -> Result<(), Failure> {
         | Request::ReplaceRepository(_)
         | Request::RemoveRepository(_)
         | Request::ListNodes(_)
+        | Request::ListCertificates(_)
         | Request::Status(_)
         | Request::SyncRepository(_)
         | Request::Raft(_)

@@ -8,8 +8,9 @@ mod pool;
 use pgmesh_transport::Account;
 use pool::{Pool, TRANSFER_TIME, Ticket};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 /// The budget is counted in units of this many bytes.
 const UNIT: u64 = 4096;
@@ -93,7 +94,7 @@ impl Budget {
     pub async fn hold_for(&self, account: &Account, bytes: u64) -> Result<Held, Busy> {
         let limit = match account {
             Account::Mesh => Duration::MAX,
-            Account::Stanzas(_) => BUSY_AFTER,
+            Account::Monitors | Account::Stanzas(_) => BUSY_AFTER,
         };
         self.hold_within(account, bytes, limit).await
     }

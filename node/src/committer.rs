@@ -1,6 +1,7 @@
 //! Group commit: facts that come in while the catalog is busy with earlier ones go into it together.
 
 use crate::sessions::OpenSession;
+use crate::supervisor::Supervisor;
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::command::{NewChunk, NewReplica};
 use pgmesh_raft::{Catalog, CatalogError, Command, Refusal, SessionId};
@@ -13,13 +14,13 @@ const WAITING: usize = 1024;
 /// Facts in one command.
 const BATCH: usize = 512;
 
-/// What became of a chunk.
+/// The outcome of adding a chunk to the catalog.
 #[derive(Debug)]
 pub enum ChunkCommit {
     /// It is in the catalog.
     Done,
-    /// It was written under a name that is about to be deleted, or what counts of it is in fewer repositories than its
-    /// backup asks for: write it again, under this generation.
+    /// The chunk was written under a name that is about to be deleted, or its good replicas are in fewer repositories
+    /// than its backup asks for: write it again, under this generation.
     Stale(pgmesh_storage::Generation),
 }
 
@@ -38,12 +39,17 @@ pub struct Committer {
 }
 
 impl Committer {
-    /// Starts its two tasks; they end when the last clone is dropped.
-    pub fn start(catalog: Catalog, actor: String) -> Self {
+    /// Starts its two tasks; they end when the last clone is dropped. Without them no request would be answered any
+    /// more: the node ends with them.
+    pub(crate) fn start(supervisor: &Arc<Supervisor>, catalog: Catalog, actor: &str) -> Self {
         let (chunks, waiting_chunks) = mpsc::channel(WAITING);
         let (replicas, waiting_replicas) = mpsc::channel(WAITING);
-        tokio::spawn(commit_chunks(catalog.clone(), actor.clone(), waiting_chunks));
-        tokio::spawn(commit_replicas(catalog, actor, waiting_replicas));
+        let actor = actor.to_owned();
+        supervisor.guard(
+            "chunk commits",
+            commit_chunks(catalog.clone(), actor.clone(), waiting_chunks),
+        );
+        supervisor.guard("replica commits", commit_replicas(catalog, actor, waiting_replicas));
         Self { chunks, replicas }
     }
 
@@ -85,7 +91,7 @@ async fn commit_chunks(catalog: Catalog, actor: String, mut waiting: mpsc::Recei
 }
 
 async fn commit_session(catalog: &Catalog, actor: &str, session: SessionId, ack: u16, mut waiting: Vec<WaitingChunk>) {
-    // The command is all or nothing; those that are refused by name are answered and left out of the second try.
+    // The command is all or nothing. Chunks that are refused by name are answered, and left out of the second try.
     while !waiting.is_empty() {
         let chunks = waiting.iter().map(|waiting| waiting.chunk.clone()).collect();
         match catalog
@@ -127,7 +133,7 @@ async fn commit_session(catalog: &Catalog, actor: &str, session: SessionId, ack:
 
 fn answer_all(waiting: Vec<WaitingChunk>, answer: impl Fn() -> Result<ChunkCommit, Failure>) {
     for chunk in waiting {
-        // The asker may have gone: its chunk is committed all the same.
+        // The client may have gone: its chunk is committed all the same.
         drop(chunk.answer.send(answer()));
     }
 }

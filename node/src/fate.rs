@@ -1,8 +1,8 @@
 //! When a node must not go on: its part in consensus has ended, or the mesh has shut it out. A process that lives on
-//! then is worse than one that ends: others count on it, and nobody looks.
+//! then is worse than a process that ends: other nodes count on it, and no operator looks.
 
 use crate::Node;
-use crate::links::{ShutOut, Whom};
+use crate::links::{Recipient, ShutOut};
 use crate::past::Era;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure};
@@ -22,11 +22,12 @@ impl Node {
     pub(crate) async fn fate(&self) -> Result<(), Failure> {
         tokio::select! {
             failure = self.end() => Err(failure),
+            failure = self.supervisor.must_end() => Err(failure),
             prepared = self.new_beginning() => prepared,
         }
     }
 
-    /// Returns when this node lacks what it has promised, and has prepared its new beginning.
+    /// Returns when this node lacks entries, its number or its voters, and has prepared its new beginning.
     async fn new_beginning(&self) -> Result<(), Failure> {
         let mut standing = self.catalog.standing();
         let reason = standing
@@ -72,10 +73,10 @@ impl Node {
         }
     }
 
-    /// Whether this node must end because another one says that it is no member any more.
+    /// Whether this node must end because another node says that it is no member any more.
     ///
-    /// One of a later era says so after a rescue: then there are two catalogs, and which one goes on people decide.
-    /// This node's mesh stops its work, and no process ends. One of an earlier era has nothing to say.
+    /// After a rescue, a node of a later era may say so: then there are two catalogs, and people decide which goes on.
+    /// This node's mesh stops its work, and no process ends. The word of a node of an earlier era does not count.
     async fn is_shut_out(&self, said: &ShutOut) -> bool {
         let own = Era::of(&self.catalog.view());
         let (Some(told), Ok(own)) = (Era::at_end_of(&said.why), own) else {
@@ -86,8 +87,8 @@ impl Node {
         }
         if told.is_beyond(own) {
             let by = match &said.by {
-                Whom::Named(name) => name.clone(),
-                Whom::At(_) => self.name.clone(),
+                Recipient::Named(name) => name.clone(),
+                Recipient::At(_) => self.name.clone(),
             };
             // Without a majority nothing is acknowledged here; it is told when there is one.
             let reported = tokio::time::timeout(MAJORITY_LIMIT, self.report_fork(&by, told)).await;
@@ -96,7 +97,7 @@ impl Node {
                     node = %by, era = told.number, why = said.why,
                     "this node is not part of the mesh any more, as a node of a later era says; it has no majority to note it"
                 );
-                // Whoever says so is asked again every second.
+                // The node that said so is asked again every second.
                 tokio::time::sleep(COMPLAIN_EVERY).await;
                 return false;
             }

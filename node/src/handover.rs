@@ -6,7 +6,8 @@
 
 use pgmesh_raft::AppendTimes;
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// A disk is slow if appends take at least so long: below that, no client notices a difference.
 const SLOW: Duration = Duration::from_millis(50);

@@ -6,7 +6,8 @@
 //! requests that wait there already, so that several good repositories share a load that none could carry alone.
 
 use pgmesh_protocol::HealthInfo;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Failures in a row after which a repository is put aside.
 const FAILURES_TO_OPEN: u32 = 2;

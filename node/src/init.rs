@@ -1,15 +1,20 @@
 //! `node init`: a new mesh of one node.
 
 use crate::mesh_file::MeshFile;
-use crate::services::CERTIFICATE_VALIDITY;
 use crate::settings::{Layout, NodeSettings};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure, now_unix};
-use pgmesh_raft::{Catalog, CatalogOptions, MeshRecord, NodeName, NodeRecord, NodeService, VotePolicy};
+use pgmesh_raft::{
+    Catalog, CatalogOptions, Command, Levels, MeshRecord, NodeName, NodeRecord, NodeService, VotePolicy, own_level,
+};
 use pgmesh_storage::DigestSuite;
 use pgmesh_transport::{Identity, MemberName, MeshCa, MeshId, Role};
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
+
+/// How long a certificate is valid; members renew theirs by themselves when a third of this is over.
+pub(crate) const CERTIFICATE_VALIDITY: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The number of a mesh's first node.
 const FOUNDER: u64 = 1;
@@ -96,7 +101,8 @@ pub(crate) async fn found(
         revoked: Vec::new(),
         reaches: std::collections::BTreeSet::new(),
     };
-    let catalog = Catalog::create(&layout.catalog(), mesh, name, node, CatalogOptions::default()).await?;
+    let catalog = Catalog::create(&layout.catalog(), mesh, name.clone(), node, CatalogOptions::default()).await?;
+    raise_level(&catalog, &name).await?;
     let file = MeshFile {
         mesh_id: mesh_id.to_string(),
         suite,
@@ -110,6 +116,17 @@ pub(crate) async fn found(
         ca_fingerprint: authority.fingerprint().to_string(),
     };
     Ok(Founded { initialized, catalog })
+}
+
+/// A new mesh has all that this program knows from the start; later, the leader raises the level.
+async fn raise_level(catalog: &Catalog, name: &NodeName) -> Result<(), Failure> {
+    let (actor, level) = (format!("node {name}"), own_level());
+    if level > Levels::default().current {
+        let node_id = FOUNDER;
+        catalog.propose(&actor, Command::NoteLevel { node_id, level }).await?;
+        catalog.propose(&actor, Command::RaiseLevel { level }).await?;
+    }
+    Ok(())
 }
 
 /// The node's name, as the catalog and as its certificate have it.

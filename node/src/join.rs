@@ -4,9 +4,9 @@
 //! the new node can admit other nodes when all older nodes are gone; and a number in the Raft group. The catalog itself
 //! comes by replication once the node runs.
 
+use crate::init::CERTIFICATE_VALIDITY;
 use crate::init::{check_directory, identity_at, make_private_directory, node_names, write_marker};
 use crate::mesh_file::MeshFile;
-use crate::services::CERTIFICATE_VALIDITY;
 use crate::settings::{Layout, NodeSettings};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{Call, ExitCode, Failure, GetAuthority, JoinRequest, NewNode};

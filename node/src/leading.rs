@@ -9,7 +9,8 @@ use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::{CatalogError, Command, NodeName, NodeRecord, SessionId, SessionRecord};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// How often the leader looks.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -29,7 +30,7 @@ struct Heard {
 
 /// Whether another node shall lead.
 #[derive(Default)]
-struct Lead {
+pub(crate) struct Lead {
     handover: Handover,
     slow: SlowDisk,
 }
@@ -37,7 +38,9 @@ struct Lead {
 impl Node {
     /// Leads while this node is the leader, until it stops.
     pub async fn keep_leading(self: Arc<Self>) {
-        let (mut heard, mut lead) = (Heard::default(), Lead::default());
+        // It outlasts this worker, should that be started again: else each start would cost the mesh its leader.
+        let mut lead = self.lead.lock().await;
+        let mut heard = Heard::default();
         let mut looked = Instant::now();
         loop {
             tokio::time::sleep(PERIOD).await;
@@ -215,7 +218,7 @@ impl Node {
             .observe(self.running.now(), alive.map_err(Clone::clone), limit)?;
         for (session, record) in round?.sessions.iter().filter(|(_, record)| dead.contains(&record.node)) {
             let reason = format!("node {}, which kept it alive, is gone", record.node);
-            self.expire(*session, record.lease, &reason).await;
+            self.backups.expire(*session, record.lease, &reason).await;
         }
         Ok(())
     }

@@ -6,20 +6,26 @@
 //!   │                               ├── committer, sessions ──► catalog (pgmesh-raft)
 //!   │                               └── refs: catalog name ⇄ name at rest
 //!   ├── links, consensus ──► other nodes
-//!   └── workers: opening, marking, repair, garbage, sweep, announcing, renewal; on the leader also leading, backfilling
+//!   └── supervisor ── workers: opening, marking, repair, garbage, sweep, announcing, renewal; on the leader also leading, backfilling
 //! ```
 //!
-//! - The messages are [`pgmesh_protocol`]'s; `bounds` says how large they may be.
+//! - The messages are [`pgmesh_protocol`]'s; `bounds` has their largest sizes.
 //! - `server` accepts, `dispatch` serves a connection, `authorize` decides by role, `services` carry out.
-//! - `repositories` write to all at once and read from the best; `health` says which that is.
-//! - `shut_out` says whose certificate counts, `acquaintances` whom a node takes for a member before its catalog does.
-//! - `links` are the ways to other nodes, `consensus` carries Raft over them, `membership` says who votes.
-//! - [`rebuild`]: a catalog made anew from what a repository says of itself; no network.
-//! - `wal_holes`: WAL that is missing between archived WAL, and the recovery targets that it costs.
-//! - `backfilling` owes a new repository what is known already; `lost` says what nobody can repair, and what that
-//!   costs.
-//! - `repair` pays debts, `sweep` finds chunks that nothing refers to, `orphans` objects that the catalog does not
-//!   know, `garbage` deletes them.
+//! - `repositories` write to all at once and read from the best one; `health` ranks them.
+//! - `certificates` lists and revokes certificates, `shut_out` decides which of them count, `failed_joins` limits the
+//!   joins of strangers; `acquaintances` are the nodes that a node takes for members before its catalog does.
+//! - `links` are the ways to other nodes, `consensus` carries Raft over them, `membership` decides which nodes vote.
+//! - [`rebuild`]: a catalog made anew from one repository alone; no network.
+//! - A node is made of parts, each with the state that it alone uses (decision 41): `reads`, `archive`, `backups`,
+//!   `janitor`. They share the `core`. The services without a part are in `node`.
+//! - `workers` names the background tasks, `supervisor` keeps them running.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "unit tests may spawn without a name and read the clock"
+    )
+)]
 
 // A file that the tests beside the crate share names it from outside.
 #[cfg(test)]
@@ -28,39 +34,40 @@ extern crate self as pgmesh_node;
 mod acquaintances;
 mod anew;
 mod announcing;
+mod archive;
 mod asker;
 mod authorize;
 mod awake;
-mod backfilling;
+mod backups;
 mod bloom;
 pub mod bounds;
 mod budget;
+mod certificates;
 mod committer;
 mod consensus;
+mod core;
 mod dispatch;
+mod failed_joins;
 mod fate;
-mod garbage;
 mod handover;
 mod health;
 mod init;
+mod janitor;
 mod join;
 mod leading;
 mod links;
-mod lost;
 mod membership;
 mod mesh_file;
 #[cfg(test)]
 mod model;
 mod node;
-mod orphans;
-mod pace;
 mod past;
 mod read_log;
+mod reads;
 pub mod rebuild;
 mod refs;
 mod renewal;
-mod repair;
-mod repair_parts;
+mod replies;
 mod repositories;
 pub mod rescue;
 mod server;
@@ -68,13 +75,13 @@ mod services;
 mod sessions;
 mod settings;
 mod shut_out;
-mod stock;
 mod stuck;
-mod sweep;
+mod supervisor;
 #[cfg(test)]
 mod testing;
 mod wal_holes;
 mod wal_ranges;
+mod workers;
 
 pub use init::{Initialized, init};
 pub use join::{Joined, connect_by_token, join};

@@ -16,7 +16,8 @@ use pgmesh_raft::{Catalog, NodeName};
 use pgmesh_transport::{Client, CloseCode, Connection, ConnectionLost, Identity, MemberCertificate, Role, Stream};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// How long a connection attempt that failed speaks for the next ones: a dead node costs one attempt in this time,
 /// however many callers ask for it.
@@ -35,14 +36,14 @@ pub enum Lane {
 
 /// Which node is meant.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Whom {
+pub enum Recipient {
     /// A node by name: the peer's certificate must have that name.
     Named(NodeName),
     /// A node by address: any node of the mesh may answer there. For a node whose name this node has not learnt yet.
     At(String),
 }
 
-impl std::fmt::Display for Whom {
+impl std::fmt::Display for Recipient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Named(name) => write!(f, "node {name}"),
@@ -94,7 +95,7 @@ pub struct Links {
     catalog: OnceLock<Catalog>,
     announced: Mutex<HashMap<NodeName, Vec<String>>>,
     remembered: HashMap<NodeName, Vec<String>>,
-    links: Mutex<HashMap<(Whom, Lane), SharedLink>>,
+    links: Mutex<HashMap<(Recipient, Lane), SharedLink>>,
     shut_out: Mutex<Option<ShutOut>>,
     pub(crate) acquaintances: Acquaintances,
 }
@@ -103,7 +104,7 @@ pub struct Links {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShutOut {
     /// The node that said it.
-    pub by: Whom,
+    pub by: Recipient,
     /// In its words.
     pub why: String,
 }
@@ -154,25 +155,25 @@ impl Links {
     pub fn announced(&self, name: NodeName, addresses: Vec<String>) {
         let before = lock(&self.announced).insert(name.clone(), addresses.clone());
         if before.as_ref() != Some(&addresses) {
-            lock(&self.links).retain(|(whom, _), _| *whom != Whom::Named(name.clone()));
+            lock(&self.links).retain(|(whom, _), _| *whom != Recipient::Named(name.clone()));
         }
     }
 
     /// The node with this number in the Raft group; `address` is its address in the group's membership.
-    pub fn whom(&self, node_id: u64, address: &str) -> Whom {
+    pub fn whom(&self, node_id: u64, address: &str) -> Recipient {
         let known = self.catalog.get().and_then(|catalog| catalog.view().nodes().ok());
         known
             .unwrap_or_default()
             .into_iter()
             .find(|(_, record)| record.node_id == node_id)
-            .map_or_else(|| Whom::At(address.to_owned()), |(name, _)| Whom::Named(name))
+            .map_or_else(|| Recipient::At(address.to_owned()), |(name, _)| Recipient::Named(name))
     }
 
     /// Where a node is looked for, the best address first.
-    pub fn addresses(&self, whom: &Whom) -> Vec<String> {
+    pub fn addresses(&self, whom: &Recipient) -> Vec<String> {
         let name = match whom {
-            Whom::At(address) => return vec![address.clone()],
-            Whom::Named(name) => name,
+            Recipient::At(address) => return vec![address.clone()],
+            Recipient::Named(name) => name,
         };
         if let Some(route) = self.routes.get(name.as_str()) {
             return vec![route.clone()];
@@ -200,7 +201,7 @@ impl Links {
     /// The node cannot be reached within `limit`, or answers with a failure.
     pub async fn call<C: Call>(
         &self,
-        whom: &Whom,
+        whom: &Recipient,
         lane: Lane,
         call: &C,
         limit: Duration,
@@ -218,7 +219,7 @@ impl Links {
     /// The node cannot be reached.
     pub async fn ask<C: Call>(
         &self,
-        whom: &Whom,
+        whom: &Recipient,
         lane: Lane,
         call: &C,
         body: Option<&Bytes>,
@@ -244,7 +245,7 @@ impl Links {
     }
 
     /// The round trip to a node, as measured on its connection.
-    pub async fn round_trip(&self, whom: &Whom) -> Option<Duration> {
+    pub async fn round_trip(&self, whom: &Recipient) -> Option<Duration> {
         let link = lock(&self.links).get(&(whom.clone(), Lane::Data)).cloned()?;
         let link = link.lock().await;
         link.connection.as_ref().map(Connection::rtt)
@@ -256,7 +257,7 @@ impl Links {
     /// The work's, or that the limit has passed.
     pub async fn within<T>(
         &self,
-        whom: &Whom,
+        whom: &Recipient,
         limit: Duration,
         work: impl Future<Output = Result<T, LinkError>>,
     ) -> Result<T, LinkError> {
@@ -265,7 +266,7 @@ impl Links {
             .unwrap_or_else(|_| Err(unreachable(whom, format!("no answer within {limit:?}"))))
     }
 
-    async fn connection(&self, whom: &Whom, lane: Lane) -> Result<Connection, LinkError> {
+    async fn connection(&self, whom: &Recipient, lane: Lane) -> Result<Connection, LinkError> {
         let link = lock(&self.links).entry((whom.clone(), lane)).or_default().clone();
         let mut link = link.lock().await;
         if let Some(connection) = &link.connection
@@ -308,7 +309,7 @@ impl Links {
         lock(&self.shut_out).take_if(|said| said == judged);
     }
 
-    fn note_shut_out(&self, whom: &Whom, lost: &ConnectionLost) {
+    fn note_shut_out(&self, whom: &Recipient, lost: &ConnectionLost) {
         if let ConnectionLost::ClosedByPeer { code, reason } = lost
             && *code == CloseCode::FORBIDDEN
         {
@@ -316,7 +317,7 @@ impl Links {
         }
     }
 
-    fn note_said(&self, by: &Whom, why: &str) {
+    fn note_said(&self, by: &Recipient, why: &str) {
         *lock(&self.shut_out) = Some(ShutOut {
             by: by.clone(),
             why: why.to_owned(),
@@ -326,17 +327,17 @@ impl Links {
     /// Why this node asks nothing of a node whose certificate is valid. A removed node is still sent consensus
     /// messages: until the group of voters has changed, its acknowledgement may be needed.
     ///
-    /// If no known member vouches for a node, it is only asked over `Whom::At`, on the data lane: it is told this
+    /// If no known member vouches for a node, it is only asked over `Recipient::At`, on the data lane: it is told this
     /// node's address, and is asked for another number where no other node is known. Its vote and its other answers
     /// would count, so it is asked for nothing else.
-    fn not_worked_with(&self, whom: &Whom, lane: Lane, member: &MemberCertificate) -> Option<String> {
+    fn not_worked_with(&self, whom: &Recipient, lane: Lane, member: &MemberCertificate) -> Option<String> {
         let view = self.catalog.get()?.view();
         match worth(&view, member) {
             Worth::Nothing { is_removed, .. } if is_removed && lane == Lane::Consensus => None,
             Worth::Nothing { why, .. } => Some(why),
             Worth::Member => None,
             Worth::Unheard if self.acquaintances.knows(member) => None,
-            Worth::Unheard if lane == Lane::Data && matches!(whom, Whom::At(_)) => None,
+            Worth::Unheard if lane == Lane::Data && matches!(whom, Recipient::At(_)) => None,
             Worth::Unheard => Some(format!(
                 "the certificate of node {} is none that this node's catalog or a member that it knows vouches for",
                 member.name
@@ -344,7 +345,7 @@ impl Links {
         }
     }
 
-    async fn dial(&self, whom: &Whom, lane: Lane) -> Result<Connection, String> {
+    async fn dial(&self, whom: &Recipient, lane: Lane) -> Result<Connection, String> {
         let client = {
             let clients = self.clients.read().unwrap_or_else(PoisonError::into_inner);
             match lane {
@@ -375,7 +376,7 @@ impl Links {
     }
 
     /// Checks that the peer at a node's address is that node.
-    fn is_whom(&self, whom: &Whom, lane: Lane, connection: &Connection) -> Result<(), String> {
+    fn is_whom(&self, whom: &Recipient, lane: Lane, connection: &Connection) -> Result<(), String> {
         let found = connection.node();
         if found.role != Role::Node {
             return Err(format!("{} is no node", found.name));
@@ -384,11 +385,13 @@ impl Links {
             return Err(why);
         }
         match whom {
-            Whom::Named(name) if name.as_str() != found.name.as_str() => {
+            Recipient::Named(name) if name.as_str() != found.name.as_str() => {
                 let address = connection.remote_address();
                 Err(format!("node {} answers at {address}, not node {name}", found.name))
             }
-            Whom::At(_) if found.name.as_str() == self.me.as_str() => Err("this node itself answers there".to_owned()),
+            Recipient::At(_) if found.name.as_str() == self.me.as_str() => {
+                Err("this node itself answers there".to_owned())
+            }
             _ => Ok(()),
         }
     }
@@ -423,7 +426,7 @@ async fn send<C: Call>(
 ///
 /// # Errors
 /// The connection is lost, or the node answers with a failure.
-pub async fn receive<C: Call>(stream: &mut Stream, whom: &Whom) -> Result<C::Reply, LinkError> {
+pub async fn receive<C: Call>(stream: &mut Stream, whom: &Recipient) -> Result<C::Reply, LinkError> {
     let reply = stream.reply::<C>().await;
     let reply = reply.map_err(|error| unreachable(whom, chain(&error)))?;
     reply.map_err(LinkError::Failed)
@@ -433,14 +436,14 @@ pub async fn receive<C: Call>(stream: &mut Stream, whom: &Whom) -> Result<C::Rep
 ///
 /// # Errors
 /// The connection is lost.
-pub async fn receive_body(stream: &mut Stream, whom: &Whom, length: u64, limit: u64) -> Result<Bytes, LinkError> {
+pub async fn receive_body(stream: &mut Stream, whom: &Recipient, length: u64, limit: u64) -> Result<Bytes, LinkError> {
     stream
         .recv_bytes(length, usize::try_from(limit).unwrap_or(usize::MAX))
         .await
         .map_err(|error| unreachable(whom, chain(&error)))
 }
 
-fn unreachable(whom: &Whom, why: impl Into<String>) -> LinkError {
+fn unreachable(whom: &Recipient, why: impl Into<String>) -> LinkError {
     LinkError::Unreachable {
         whom: whom.to_string(),
         why: why.into(),

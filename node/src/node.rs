@@ -1,69 +1,52 @@
-//! One node: what its services share.
+//! One node: the state that its services share.
 
 use crate::anew;
+use crate::archive::Archive;
+use crate::backups::Backups;
 use crate::budget::Budget;
 use crate::committer::Committer;
 use crate::consensus::Consensus;
-use crate::garbage::AskedKept;
+use crate::core::{Core, RepairBell};
+use crate::failed_joins::FailedJoins;
 use crate::init::node_names;
+use crate::janitor::Janitor;
+use crate::leading::Lead;
 use crate::links::Links;
-use crate::lost::LostSearch;
 use crate::mesh_file::MeshFile;
-use crate::pace::Pace;
-use crate::read_log::ReadLog;
-use crate::repair::Repair;
+use crate::reads::Reads;
 use crate::repositories::Repositories;
-use crate::services::{Doubts, Mapping};
-use crate::sessions::{ClientSessions, RunningTime, SharedSession};
+use crate::sessions::{RunningTime, SharedSession};
 use crate::settings::{Layout, NodeSettings};
-use crate::stuck::Refused;
-use crate::wal_holes::WalRuns;
+use crate::supervisor::Supervisor;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure};
-use pgmesh_raft::{Catalog, CatalogError, CatalogOptions, NodeName};
-use pgmesh_storage::DigestSuite;
+use pgmesh_raft::{Catalog, CatalogError, CatalogOptions};
 use pgmesh_transport::Identity;
+use std::ops::Deref;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Instant;
+use tokio::time::Instant;
 
-/// The state of a running node. Its services are methods, one file a kind of request, in `services`.
+/// A running node: its parts, and the core that they share.
 pub struct Node {
-    pub(crate) settings: NodeSettings,
-    pub(crate) layout: Layout,
-    pub(crate) name: NodeName,
-    pub(crate) catalog: Catalog,
-    pub(crate) repositories: Repositories,
-    pub(crate) budget: Budget,
-    pub(crate) committer: Committer,
-    pub(crate) sessions: Arc<SharedSession>,
-    pub(crate) clients: ClientSessions,
-    /// What sessions are timed by.
-    pub(crate) running: RunningTime,
-    pub(crate) repair: Repair,
-    pub(crate) mapping: Mapping,
-    pub(crate) lost: LostSearch,
-    pub(crate) wal_runs: Arc<WalRuns>,
-    /// Wakes whoever tells the catalog where this node is and what it reaches.
-    pub(crate) announcing: tokio::sync::Notify,
-    /// When what a repository keeps was last asked for, and how far.
-    pub(crate) asked_kept: AskedKept,
-    /// Held while garbage is collected: one at a time.
-    pub(crate) collecting: tokio::sync::Mutex<()>,
-    /// Held while a repository is looked through for unknown objects: one at a time, as each holds a filter of the
-    /// names of all known chunks.
-    pub(crate) finding_orphans: tokio::sync::Mutex<()>,
+    pub(crate) core: Arc<Core>,
+    pub(crate) reads: Arc<Reads>,
+    pub(crate) archive: Arc<Archive>,
+    pub(crate) backups: Arc<Backups>,
+    pub(crate) janitor: Arc<Janitor>,
     /// Nodes' writes and reads of this node's repositories have a budget of their own: were it shared, two nodes could
     /// wait for each other's memory for ever.
     pub(crate) peer_budget: Budget,
-    pub(crate) pace: Pace,
-    pub(crate) links: Arc<Links>,
-    pub(crate) mesh: MeshFile,
-    pub(crate) started: Instant,
-    pub(crate) refused: Refused,
-    pub(crate) read_log: ReadLog,
-    pub(crate) doubts: Doubts,
+    /// Whether another node shall lead: what the leader remembers of its attempts to hand over.
+    pub(crate) lead: tokio::sync::Mutex<Lead>,
     pub(crate) identity: RwLock<Identity>,
-    actor: String,
+}
+
+impl Deref for Node {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        &self.core
+    }
 }
 
 impl Node {
@@ -125,28 +108,20 @@ impl Node {
         mesh.node_id = catalog.node_id();
         links.set_catalog(catalog.clone());
         let actor = format!("node {name}");
-        Ok(Some(Self {
+        let supervisor = Arc::new(Supervisor::default());
+        let core = Arc::new(Core {
             repositories: Repositories::declared(&settings, name.clone(), catalog.clone(), links.clone()),
             budget: Budget::new(settings.buffer),
-            peer_budget: Budget::new(settings.buffer / 2),
-            finding_orphans: tokio::sync::Mutex::default(),
-            committer: Committer::start(catalog.clone(), actor.clone()),
+            committer: Committer::start(&supervisor, catalog.clone(), &actor),
             sessions: Arc::new(SharedSession::new(catalog.clone(), name.clone())),
-            clients: ClientSessions::default(),
             running: RunningTime::start(),
-            repair: Repair::default(),
-            mapping: Mapping::default(),
-            pace: Pace::new(settings.repair_rate),
-            lost: LostSearch::default(),
-            wal_runs: Arc::default(),
+            repair: RepairBell::default(),
             announcing: tokio::sync::Notify::new(),
-            asked_kept: AskedKept::default(),
-            collecting: tokio::sync::Mutex::new(()),
-            identity: RwLock::new(identity),
             started: Instant::now(),
-            refused: Refused::default(),
-            read_log: ReadLog::default(),
-            doubts: Doubts::default(),
+            supervisor,
+            failed_joins: FailedJoins::default(),
+            read_log: Arc::default(),
+            revocations: tokio::sync::watch::Sender::default(),
             links,
             settings,
             layout,
@@ -154,12 +129,19 @@ impl Node {
             catalog,
             mesh,
             actor,
+        });
+        let reads = Arc::new(Reads::new(core.clone()));
+        let archive = Arc::new(Archive::new(core.clone(), reads.clone()));
+        Ok(Some(Self {
+            backups: Arc::new(Backups::new(core.clone(), reads.clone())),
+            janitor: Arc::new(Janitor::new(core.clone(), reads.clone(), archive.clone())),
+            archive,
+            reads,
+            peer_budget: Budget::new(core.settings.buffer / 2),
+            identity: RwLock::new(identity),
+            lead: tokio::sync::Mutex::default(),
+            core,
         }))
-    }
-
-    /// Whether this node alone is the whole Raft group.
-    pub(crate) fn is_alone(&self) -> bool {
-        self.catalog.status().voters == [self.mesh.node_id]
     }
 
     /// SHA-256 of this node's public key.
@@ -174,20 +156,5 @@ impl Node {
 
     pub(crate) fn identity(&self) -> Identity {
         self.identity.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// How digests are made in this mesh.
-    pub fn suite(&self) -> DigestSuite {
-        self.mesh.suite
-    }
-
-    /// The mesh's identity.
-    pub fn mesh_id(&self) -> &str {
-        &self.mesh.mesh_id
-    }
-
-    /// This node in the audit trail.
-    pub(crate) fn actor(&self) -> &str {
-        &self.actor
     }
 }

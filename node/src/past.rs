@@ -18,13 +18,13 @@
 
 mod rests;
 
-use crate::Node;
 use crate::awake::Awake;
-use crate::repositories::{Slot, next_mark};
-use futures::future::join_all;
+use crate::core::Core;
+use crate::repositories::{Ahead, Slot, next_mark};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure, Request, now_unix, utc};
 use pgmesh_raft::{CatalogLoss, CatalogPast, Command, LogIndex, NodeName, View, limits};
+use pgmesh_runtime::random;
 use pgmesh_storage::{Anchor, Generation, Mark, Repository, StoreError};
 use rests::{Rests, rests};
 use std::sync::Arc;
@@ -44,15 +44,7 @@ const LARGEST: u64 = 1 << 31;
 /// The most marks that are read, the newest first. In ordinary life, at most the newest mark is unknown to the catalog.
 const READ_AT_MOST: usize = 16;
 
-/// How far the catalog had come, as a mark says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ahead {
-    anchor: Anchor,
-    /// When the mark was written, Unix seconds.
-    written: i64,
-}
-
-impl Node {
+impl Core {
     /// Reads the marks of a repository that this process has not read yet.
     pub(crate) async fn look_at_anchors(&self, slot: &Slot, repository: &Repository) -> Result<(), StoreError> {
         let began = Awake::now();
@@ -73,7 +65,9 @@ impl Node {
     /// Looks at the marks of open repositories again and again, until the node stops. A repository that hangs holds up
     /// no other.
     pub async fn keep_looking(self: Arc<Self>) {
-        join_all(self.repositories.slots().map(|slot| self.keep_looking_at(slot))).await;
+        self.repositories
+            .keep_with_each(&self.supervisor, "fence", |slot| self.keep_looking_at(slot))
+            .await;
     }
 
     /// A look begins a third of `fence-timeout` after the last one, and takes no longer than that: a repository that
@@ -344,7 +338,7 @@ pub(crate) fn anchor_of(view: &View) -> Result<Anchor, Failure> {
 /// A random branch, by which two catalogs that begin the same era differ.
 pub(crate) fn random_branch() -> Result<u64, Failure> {
     let mut branch = [0; 8];
-    getrandom::fill(&mut branch).map_err(|error| Failure::new(ExitCode::Crypto, "no randomness").because(error))?;
+    random::fill(&mut branch).map_err(|error| Failure::new(ExitCode::Crypto, "no randomness").because(error))?;
     // The first era has 0.
     Ok(u64::from_be_bytes(branch).max(1))
 }

@@ -3,8 +3,9 @@
 //! A read is no entry of the log: a standby reads a segment every few seconds. The first read of its kind is a line in
 //! the audit trail, and the others are summed up to one line each hour (decision 42).
 
-use crate::Node;
+use crate::core::Core;
 use pgmesh_raft::{Command, limits};
+use pgmesh_runtime::tasks;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
@@ -157,27 +158,27 @@ impl Inner {
     }
 }
 
-impl Node {
+impl Core {
     /// Writes the lines about reads that are due into the audit trail, in the background.
-    pub(crate) fn audit_reads(self: &std::sync::Arc<Self>) {
+    pub(crate) fn audit_reads(&self) {
         let lines = self.read_log.due(self.running.now());
         if lines.is_empty() {
             return;
         }
-        let node = self.clone();
-        tokio::spawn(async move {
+        let (catalog, read_log) = (self.catalog.clone(), self.read_log.clone());
+        tasks::spawn("telling of reads", async move {
             let mut lines = lines.into_iter();
             let mut unwritten = Vec::new();
             for line in lines.by_ref() {
                 let what = limits::shortened(line.what.clone(), limits::REASON);
-                if let Err(error) = node.catalog.propose(&line.actor, Command::Audit { what }).await {
+                if let Err(error) = catalog.propose(&line.actor, Command::Audit { what }).await {
                     tracing::debug!(%error, "reads are told of in the audit trail later");
                     unwritten.push(line);
                     break;
                 }
             }
             unwritten.extend(lines);
-            node.read_log.written(unwritten);
+            read_log.written(unwritten);
         });
     }
 }
@@ -277,7 +278,7 @@ mod tests {
             repo: None,
         };
         client.ask(&verify, None).await.unwrap();
-        let told = |node: &Node| -> Vec<String> {
+        let told = |node: &crate::Node| -> Vec<String> {
             let rows = node.catalog.view().audit(pgmesh_raft::LogIndex(0)).collect::<Vec<_>>();
             let lines = rows.into_iter().map(|row| row.unwrap().1);
             let reads = lines.filter(|line| line.what.ends_with(" from 127.0.0.1"));

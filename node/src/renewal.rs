@@ -2,10 +2,11 @@
 //! in time.
 
 use crate::Node;
-use crate::services::CERTIFICATE_VALIDITY;
+use crate::certificates::JOIN_AGAIN;
+use crate::init::CERTIFICATE_VALIDITY;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure, JoinAccepted, RenewCertificate, now_unix};
-use pgmesh_transport::{Identity, MemberCertificate, Role, Server};
+use pgmesh_transport::{Identity, MemberCertificate, Role, Server, key_of_request};
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -22,30 +23,46 @@ impl Node {
     /// Renews this node's certificate and its administrator's in time, until the node stops.
     pub(crate) async fn keep_renewing(self: Arc<Self>, server: Arc<Server>) {
         loop {
-            if let Err(failure) = self.renew_own(&server) {
-                tracing::warn!(error = %failure, "this node's certificates could not be renewed; it is tried again");
+            match self.renew_own(&server) {
+                Ok(renewed) => self.audit_renewals(&renewed).await,
+                Err(failure) => {
+                    tracing::warn!(error = %failure, "this node's certificates could not be renewed; it is tried again");
+                }
             }
             tokio::time::sleep(PERIOD).await;
         }
     }
 
-    fn renew_own(&self, server: &Server) -> Result<(), Failure> {
+    /// The certificates that were renewed.
+    fn renew_own(&self, server: &Server) -> Result<Vec<MemberCertificate>, Failure> {
+        let mut all = Vec::new();
         if let Some(renewed) = self.renewed(&self.layout.admin())? {
             tracing::info!(
                 expires = renewed.expires_at(),
                 "the administrator's certificate is renewed"
             );
+            all.push(renewed.member().clone());
         }
         let Some(renewed) = self.renewed(&self.layout.identity())? else {
-            return Ok(());
+            return Ok(all);
         };
         server
             .replace_identity(&renewed)
             .map_err(|error| crypto("the renewed certificate cannot be used", &error))?;
         self.links.replace_identity(&renewed)?;
         tracing::info!(expires = renewed.expires_at(), "this node's certificate is renewed");
+        all.push(renewed.member().clone());
         *self.identity.write().unwrap_or_else(PoisonError::into_inner) = renewed;
-        Ok(())
+        Ok(all)
+    }
+
+    /// They count without it: the node has the authority.
+    async fn audit_renewals(&self, renewed: &[MemberCertificate]) {
+        for member in renewed {
+            if let Err(failure) = self.note_renewal(member, member.not_after).await {
+                tracing::warn!(error = %failure, "a renewal is not in the audit trail");
+            }
+        }
     }
 
     /// The identity in a directory with a new certificate for its key, kept there, when it is due.
@@ -72,15 +89,30 @@ impl Node {
         Ok(Some(renewed))
     }
 
-    /// A new certificate for a member that shows its present certificate.
-    pub(crate) fn renew(&self, member: &MemberCertificate, renew: &RenewCertificate) -> Result<JoinAccepted, Failure> {
+    /// A new certificate for a member that shows its present certificate. The key stays: otherwise a thief could renew
+    /// a stolen certificate for a key that the catalog does not know.
+    pub(crate) async fn renew(
+        &self,
+        member: &MemberCertificate,
+        renew: &RenewCertificate,
+    ) -> Result<JoinAccepted, Failure> {
         if member.role == Role::Node {
             return Err(Failure::new(ExitCode::Protocol, "a node renews its certificate itself"));
+        }
+        let key = key_of_request(&renew.csr).map_err(|error| crypto("the certificate could not be signed", &error))?;
+        if key != member.key {
+            return Err(
+                Failure::new(ExitCode::Crypto, "a certificate is renewed for its own key only").remedy(JOIN_AGAIN),
+            );
         }
         let authority = self.authority()?;
         let certificate = authority
             .sign_csr(&renew.csr, &member.role, &member.name, CERTIFICATE_VALIDITY)
             .map_err(|error| crypto("the certificate could not be signed", &error))?;
+        let renewed = MemberCertificate::parse(&certificate)
+            .map_err(|error| crypto("the renewed certificate cannot be read", &error))?;
+        // Before it is handed out: what the catalog does not know it cannot keep until the end of it.
+        self.note_renewal(member, renewed.not_after).await?;
         let nodes = self.addresses();
         Ok(JoinAccepted {
             certificate,

@@ -1,13 +1,16 @@
 //! The daemon: starts, accepts connections, stops cleanly. What is served on them is in `dispatch`.
 
+use crate::certificates::actor_of;
 use crate::dispatch::Served;
 use crate::init::lock_directory;
 use crate::past::Era;
 use crate::settings::NodeSettings;
 use crate::shut_out::{Worth, worth};
+use crate::workers::Workers;
 use crate::{Node, anew};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_runtime::tasks;
 use pgmesh_transport::{Account, CloseCode, Identity, Peer, Server};
 use std::fs::File;
 use std::future::Future;
@@ -76,22 +79,7 @@ pub(crate) async fn serve(
     // Whoever finds the node ready finds its repositories, too, but for those that it must ask the other nodes about:
     // they need its answers first.
     node.open_known_repositories().await;
-    let workers = [
-        tokio::spawn(node.clone().keep_sessions()),
-        tokio::spawn(node.clone().keep_opening()),
-        tokio::spawn(node.clone().keep_repairing()),
-        tokio::spawn(node.clone().keep_sweeping()),
-        tokio::spawn(node.clone().keep_finding_orphans()),
-        tokio::spawn(node.clone().keep_backfilling()),
-        tokio::spawn(node.clone().keep_marking()),
-        tokio::spawn(node.clone().keep_comparing()),
-        tokio::spawn(node.clone().keep_looking()),
-        tokio::spawn(node.clone().keep_taking_stock()),
-        tokio::spawn(node.clone().keep_searching_lost()),
-        tokio::spawn(node.clone().keep_announcing()),
-        tokio::spawn(node.clone().keep_leading()),
-        tokio::spawn(node.clone().keep_renewing(server.clone())),
-    ];
+    let workers = Workers::start(&node, &server);
     tracing::info!(node = %node.name, mesh = node.mesh_id(), %address, "node ready");
     ready(address);
     let watched = node.clone();
@@ -101,7 +89,7 @@ pub(crate) async fn serve(
     loop {
         tokio::select! {
             incoming = server.accept() => match incoming {
-                Some(incoming) => drop(tokio::spawn(serve_connection(node.clone(), incoming))),
+                Some(incoming) => drop(tasks::spawn("serving a connection", serve_connection(node.clone(), incoming))),
                 None => break,
             },
             () = &mut stop => break,
@@ -116,9 +104,7 @@ pub(crate) async fn serve(
     }
     tracing::info!("stopping");
     server.close(GRACE).await;
-    for worker in workers {
-        worker.abort();
-    }
+    drop(workers);
     if matches!(ended, Ok(Ended::Stopped)) {
         node.mark_before_stop().await;
     }
@@ -163,29 +149,25 @@ async fn serve_connection(node: Arc<Node>, incoming: pgmesh_transport::Incoming)
         return;
     }
     let actor = match peer.member() {
-        Some(member) => format!("{} {}", member.role.kind(), member.name),
+        Some(member) => {
+            node.note_unknown(member);
+            actor_of(member)
+        }
         None => "joining".to_owned(),
     };
     tracing::debug!(%remote, actor, "connected");
     let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
-    node.clients.connected(number, Account::of(&peer));
-    let remote = remote.ip().to_canonical();
-    let windows = session.windows().clone();
-    let served = Arc::new(Served::new(
-        node.clone(),
-        peer.clone(),
-        actor,
-        remote,
-        (number, windows),
-    ));
+    node.backups.clients.connected(number, Account::of(&peer));
+    let served = Arc::new(Served::new(node.clone(), &session, actor.clone(), number));
     tokio::select! {
         () = served.accept_streams(&session) => {}
         why = node.until_shut_out(&peer) => {
             tracing::warn!(%remote, why, "a connection is closed");
             session.close(CloseCode::FORBIDDEN, &with_era(&node, &why));
+            node.end_sessions_of(&actor, &peer, number).await;
         }
     }
-    node.clients.disconnected(number, node.running.now());
+    node.backups.clients.disconnected(number, node.running.now());
 }
 
 /// Whoever is shut out learns which catalog says so: it may have another of its own.

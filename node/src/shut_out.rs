@@ -1,5 +1,5 @@
-//! Certificates that are valid and count no more, or not yet: of nodes that were removed, or whose name has come back
-//! with another disk; of those nodes' administrators; and of nodes that were never admitted.
+//! Certificates that are valid and count no more, or not yet: those that were revoked; of nodes that were removed, or
+//! whose name has come back with another disk; of those nodes' administrators; and of nodes that were never admitted.
 //!
 //! A connection lives for as long as both processes do, so it is not enough to look when it is made. It is looked at
 //! for each request, of this node and to this node; and when the catalog changes, connections that it concerns are
@@ -10,10 +10,19 @@
 //! also a node that has left.
 
 use crate::Node;
-use pgmesh_protocol::{ExitCode, Failure, Request};
+use crate::certificates::{JOIN_AGAIN, ended, refuse_ended, revoked};
+use crate::core::Core;
+use crate::sessions::ConnectionNumber;
+use pgmesh_protocol::{ExitCode, Failure, Request, now_unix};
 use pgmesh_raft::{NodeName, NodeRecord, NodeService, View};
 use pgmesh_transport::{MemberCertificate, Peer, Role};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// So long after a command the next one is looked at, with all that came in between.
+const PAUSE: Duration = Duration::from_millis(50);
+/// At least so often an open connection's certificate is looked at again.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// The worth of a certificate to the mesh.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,17 +41,24 @@ pub(crate) enum Worth {
     },
 }
 
-/// The worth of a certificate, by this view. A client's certificate does not depend on a node, nor does an invited
-/// administrator's.
+/// The worth of a certificate, by this view. A certificate that was issued by a join depends on its row in the catalog,
+/// and on no node.
 pub(crate) fn worth(view: &View, member: &MemberCertificate) -> Worth {
     match member.role {
         Role::Node => worth_of_node(view, member.name.as_str(), &member.key.0),
         // The administrator's certificate in a node's node-path has the node's name, and goes with the node.
         Role::Admin => match record_of(view, member.name.as_str()) {
             Some(record) if record.revoked.contains(&member.key.0) => nothing(&record, member.name.as_str()),
-            _ => Worth::Member,
+            _ => worth_of_issued(view, member),
         },
-        Role::Client { .. } => Worth::Member,
+        Role::Client { .. } | Role::Monitor | Role::Restore { .. } => worth_of_issued(view, member),
+    }
+}
+
+fn worth_of_issued(view: &View, member: &MemberCertificate) -> Worth {
+    match revoked(view, member) {
+        Some(why) => Worth::Nothing { why, is_removed: false },
+        None => Worth::Member,
     }
 }
 
@@ -76,12 +92,13 @@ fn is_introduction(request: &Request) -> bool {
     matches!(request, Request::Raft(_) | Request::Announce(_))
 }
 
-impl Node {
+impl Core {
     /// Refuses a request of a peer that is not, or no longer, a member of the mesh.
     pub(crate) fn check_worth(self: &Arc<Self>, peer: &Peer, request: &Request) -> Result<(), Failure> {
         let Some(member) = peer.member() else {
             return Ok(());
         };
+        refuse_ended(member)?;
         let (kind, name) = (member.role.kind(), &member.name);
         match worth(&self.catalog.view(), member) {
             Worth::Member => Ok(()),
@@ -103,28 +120,73 @@ impl Node {
                 .remedy("a node that has just joined waits until the others have heard of it")
                 .again())
             }
-            Worth::Nothing { why, .. } => Err(Failure::new(
-                ExitCode::Protocol,
-                format!("{} is refused to {kind} {name}", request.name()),
-            )
-            .because(why)),
+            Worth::Nothing { why, .. } => {
+                let what = format!("{} is refused to {kind} {name}", request.name());
+                Err(match member.role {
+                    Role::Node => Failure::new(ExitCode::Protocol, what).because(why),
+                    _ => Failure::new(ExitCode::Crypto, what).because(why).remedy(JOIN_AGAIN),
+                })
+            }
         }
     }
 
-    /// Returns when a peer's certificate counts no more, with the reason.
+    /// Tells the connections of a revocation, until the node stops. There may be thousands of connections, and hundreds
+    /// of commands a second: so one task looks at each command, not all of them.
+    pub(crate) async fn keep_hearing_revocations(self: Arc<Self>) {
+        loop {
+            let view = self.catalog.view();
+            let seen = view.applied().unwrap_or_default();
+            if let Ok(last) = view.last_revocation() {
+                self.revocations
+                    .send_if_modified(|known| std::mem::replace(known, last) != last);
+            }
+            drop(view);
+            self.catalog.applied_after(seen).await;
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Returns when a peer's certificate counts no more, or is over, with the reason.
     pub(crate) async fn until_shut_out(&self, peer: &Peer) -> String {
-        let depends = |member: &&MemberCertificate| !matches!(member.role, Role::Client { .. });
-        let Some(member) = peer.member().filter(depends) else {
+        let Some(member) = peer.member() else {
             return std::future::pending().await;
         };
+        let goes_with_a_node = matches!(member.role, Role::Node | Role::Admin);
+        let mut revocations = self.revocations.subscribe();
         loop {
+            revocations.borrow_and_update();
             let view = self.catalog.view();
             // An error of the disk ends the node elsewhere.
             let seen = view.applied().unwrap_or_default();
             if let Worth::Nothing { why, .. } = worth(&view, member) {
                 return why;
             }
-            self.catalog.applied_after(seen).await;
+            if let Some(why) = ended(member) {
+                return why;
+            }
+            drop(view);
+            let left = member.not_after.saturating_sub(now_unix()).max(1);
+            let pause = Duration::from_secs(left.unsigned_abs()).min(LOOK);
+            tokio::select! {
+                _ = revocations.changed() => {}
+                () = self.catalog.applied_after(seen), if goes_with_a_node => {}
+                // The clock may have been set.
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+}
+
+impl Node {
+    /// Ends the sessions that a connection of a peer works under who was shut out: nobody is to come back for them.
+    /// Those of a certificate that is only over go on with a renewed one.
+    pub(crate) async fn end_sessions_of(&self, actor: &str, peer: &Peer, connection: ConnectionNumber) {
+        let Some(member) = peer.member() else { return };
+        let Worth::Nothing { why, .. } = worth(&self.catalog.view(), member) else {
+            return;
+        };
+        for session in self.backups.clients.of(connection) {
+            self.backups.end_session(actor, session, &why).await;
         }
     }
 }
@@ -134,7 +196,7 @@ impl Node {
 mod tests {
     use super::*;
     use crate::SessionTimes;
-    use crate::links::{Lane, Whom};
+    use crate::links::{Lane, Recipient};
     use crate::testing::TestNode;
     use pgmesh_protocol::{CollectGarbage, Consensus, DeleteObject, GetAuthority, GetNodeStatus, Hello, ListNodes};
     use pgmesh_raft::peers::{PeerMessage, PeerRequest};
@@ -190,7 +252,11 @@ mod tests {
             CollectGarbage.into(),
             delete(),
         ] {
-            assert!(site.node.check_worth(&peer, &request).is_err(), "{}", request.name());
+            assert!(
+                site.node.core.check_worth(&peer, &request).is_err(),
+                "{}",
+                request.name()
+            );
         }
     }
 
@@ -215,9 +281,9 @@ mod tests {
         let name: NodeName = "beta".parse().unwrap();
         site.node.links.announced(name.clone(), vec![address.clone()]);
         for (whom, lane) in [
-            (Whom::Named(name.clone()), Lane::Data),
-            (Whom::Named(name), Lane::Consensus),
-            (Whom::At(address), Lane::Consensus),
+            (Recipient::Named(name.clone()), Lane::Data),
+            (Recipient::Named(name), Lane::Consensus),
+            (Recipient::At(address), Lane::Consensus),
         ] {
             let asked = site.node.links.ask(&whom, lane, &GetNodeStatus, None).await;
             let refused = asked.map(drop).unwrap_err().to_string();
@@ -234,7 +300,7 @@ mod tests {
         let address = silent_node(&beta);
         let name: NodeName = "beta".parse().unwrap();
         site.node.links.announced(name.clone(), vec![address]);
-        let whom = Whom::Named(name);
+        let whom = Recipient::Named(name);
         let ask = async |lane| {
             let asked = site.node.links.ask(&whom, lane, &GetNodeStatus, None).await;
             asked.map(drop).map_err(|error| error.to_string())
@@ -279,9 +345,13 @@ mod tests {
         site.admit(&site.certificate(&Role::Node, "beta")).await;
         let forged = site.certificate(&Role::Node, "beta");
         let peer = Peer::Member(Arc::new(forged.member().clone()));
-        assert!(site.node.check_worth(&peer, &Hello.into()).is_ok());
+        assert!(site.node.core.check_worth(&peer, &Hello.into()).is_ok());
         for request in [GetAuthority.into(), GetNodeStatus.into(), delete(), consensus()] {
-            assert!(site.node.check_worth(&peer, &request).is_err(), "{}", request.name());
+            assert!(
+                site.node.core.check_worth(&peer, &request).is_err(),
+                "{}",
+                request.name()
+            );
         }
     }
 
@@ -304,7 +374,7 @@ mod tests {
             "{lost:?}"
         );
         let renewed = Peer::Member(Arc::new(site.renewed(&admin).member().clone()));
-        assert!(site.node.check_worth(&renewed, &list.into()).is_err());
+        assert!(site.node.core.check_worth(&renewed, &list.into()).is_err());
         others.ask(&list, None).await.unwrap();
     }
 }

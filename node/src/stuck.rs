@@ -2,10 +2,9 @@
 //! newer file leaves the host, and pg_wal fills. So each node remembers its refusals, until the host's next
 //! push succeeds.
 
-use crate::Node;
 use pgmesh_protocol::{ExitCode, Failure, StuckArchiver, now_unix};
 use pgmesh_raft::limits::{self, shortened};
-use pgmesh_raft::{LastPush, LogIndex, Server};
+use pgmesh_raft::{LogIndex, Server};
 use pgmesh_storage::StanzaName;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -97,7 +96,7 @@ impl Refused {
         refused.insert(key, entry);
     }
 
-    fn list(&self) -> Vec<(StuckArchiver, u64)> {
+    pub(crate) fn list(&self) -> Vec<(StuckArchiver, u64)> {
         let refused = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = now_unix();
         let is_alarm = |entry: &&Entry| {
@@ -106,25 +105,6 @@ impl Refused {
         };
         let alarms = refused.values().filter(is_alarm);
         alarms.map(|entry| (entry.stuck.clone(), entry.position)).collect()
-    }
-}
-
-impl Node {
-    /// The hosts whose WAL this node refuses now, without hosts that have pushed to another node since.
-    pub(crate) fn stuck_archivers(&self) -> Vec<StuckArchiver> {
-        let view = self.catalog.view();
-        let goes_on = |stuck: &StuckArchiver, position: u64| {
-            let stanza: StanzaName = stuck.stanza.parse().ok()?;
-            let record = view.stanza(&stanza).ok()??;
-            let mut pushes = view.last_pushes(&stanza, record.current()?.id);
-            let is_its = |push: &LastPush| (&push.instance, &push.machine) == (&stuck.instance, &stuck.machine);
-            pushes
-                .any(|push| push.is_ok_and(|push| is_its(&push) && push.pushed.0 > position))
-                .then_some(())
-        };
-        let stuck = self.refused.list().into_iter();
-        let stuck = stuck.filter(|(stuck, position)| goes_on(stuck, *position).is_none());
-        stuck.map(|(stuck, _)| stuck).collect()
     }
 }
 

@@ -15,12 +15,13 @@ use pgmesh_storage::{
     PartRef, PartWriter, Passphrase, Payload, StanzaName,
 };
 use pgmesh_transport::{
-    Client, Connection, ConnectionLost, Fingerprint, Identity, MemberCertificate, MeshId, Role, Server,
+    Client, ConnectError, Connection, ConnectionLost, Fingerprint, Identity, MemberCertificate, MeshId, Role, Server,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -116,18 +117,22 @@ impl TestNode {
         authority.issue(role, &name.parse().unwrap(), validity).unwrap()
     }
 
-    /// Where it listens.
+    pub(crate) async fn connect_as(&self, identity: &Identity) -> Connected {
+        self.try_connect_as(identity).await.unwrap()
+    }
+
+    /// Where it is served.
     pub(crate) fn address(&self) -> &str {
         &self.address
     }
 
-    pub(crate) async fn connect_as(&self, identity: &Identity) -> Connected {
+    pub(crate) async fn try_connect_as(&self, identity: &Identity) -> Result<Connected, ConnectError> {
         let client = Client::new(identity).unwrap();
-        let connection = client.connect(&self.address).await.unwrap();
-        Connected {
+        let connection = client.connect(&self.address).await?;
+        Ok(Connected {
             connection,
             _client: client,
-        }
+        })
     }
 
     pub(crate) async fn wait(&self, what: &str, mut wanted: impl FnMut(&Node) -> bool) {

@@ -7,7 +7,7 @@
 mod cost;
 mod runs;
 
-use crate::Node;
+use crate::archive::Archive;
 use crate::services::clusters_of;
 use crate::wal_ranges::{Hole, Ranges};
 use cost::{Spans, cost};
@@ -16,6 +16,7 @@ use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure, HoleInfo, HolesReport, StanzaHoles};
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::{Database, StanzaRecord, View};
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{DbId, StanzaName};
 
 pub(crate) use runs::WalRuns;
@@ -23,7 +24,7 @@ pub(crate) use runs::WalRuns;
 /// So many holes are named in one answer.
 const NAMED: usize = 256;
 
-impl Node {
+impl Archive {
     /// The holes of the requested stanzas, with their costs. Holes that stop the recovery of no backup are left out.
     pub(crate) async fn holes(
         &self,
@@ -44,7 +45,7 @@ impl Node {
         names.retain(|name| may_know(name));
         let (view, runs) = (view.clone(), self.wal_runs.clone());
         // The first look at an archive reads the names of all its segments.
-        let looked = tokio::task::spawn_blocking(move || look(&view, &runs, &names));
+        let looked = tasks::blocking("looking for missing WAL", move || look(&view, &runs, &names));
         looked
             .await
             .map_err(|error| Failure::new(ExitCode::Assert, "looking for holes in the WAL").because(chain(&error)))?

@@ -1,5 +1,9 @@
 //! A node and its protocol: change maps of archived segments, as a client that takes a backup gets them. With a real
 //! cluster they are in `tests/tests/change_maps.rs`.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test or an example may spawn without a name and read the clock"
+)]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod common;

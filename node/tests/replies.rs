@@ -1,5 +1,9 @@
 //! A node and its protocol: answers stay short, however much there is, and nothing that a peer sends can harm the
 //! catalog.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test or an example may spawn without a name and read the clock"
+)]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod common;

@@ -238,13 +238,14 @@ pub struct DeletedStanza {
 /// Asks for a join token.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CreateInvite {
-    /// `client`, `admin` or `node`.
+    /// `client`, `admin`, `monitor`, `restore` or `node`.
     pub role: String,
     /// The name that a node must have.
     pub name: Option<String>,
-    /// The new node takes the place of the node of this name.
+    /// A node takes the place of the one of this name; another member's certificates of the name that it joins under
+    /// are revoked.
     pub force: bool,
-    /// The stanzas of a client.
+    /// The stanzas of a client or of a restoring host.
     pub stanzas: Vec<StanzaName>,
     /// Seconds until it expires.
     pub expires: u64,

@@ -247,6 +247,11 @@ calls! {
     /// Which blocks has the WAL changed?
     41 ChangeMaps(ChangeMaps) -> ChangeMapsReply, SMALL, "change map read";
 
+    /// The certificates that the mesh has issued, in the order of their keys.
+    42 ListCertificates(ListCertificates) -> CertificatePage, SMALL, "client list";
+    /// The certificates of a name count no more, on any node.
+    43 RevokeCertificates(RevokeCertificates) -> RevokedCertificates, TEXTS, "client revoke";
+
     /// Between nodes: a message of the Raft group. The reply is one, too; both are encoded by the group's own types.
     64 Raft(Consensus) -> Consensus, CONSENSUS_LIMIT, "consensus", reply at most CONSENSUS_LIMIT;
     /// Between nodes: the asking node has started, with these addresses and this program.
@@ -328,6 +333,8 @@ impl Request {
             | Self::ReplaceRepository(_)
             | Self::RemoveRepository(_)
             | Self::Renew(_)
+            | Self::ListCertificates(_)
+            | Self::RevokeCertificates(_)
             | Self::ListNodes(_)
             | Self::ChangeNode(_)
             | Self::Status(_)
@@ -369,7 +376,7 @@ mod tests {
 
     #[test]
     fn a_number_that_no_request_has_is_none() {
-        for number in [0, 42, 63, 75, u16::MAX] {
+        for number in [0, 44, 63, 75, u16::MAX] {
             assert!(Request::decode(number, &[]).unwrap().is_none());
             assert_eq!((Request::max(number), Request::name_of(number)), (None, None));
         }

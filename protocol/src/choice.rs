@@ -89,7 +89,7 @@ pub enum NoBackup {
         oldest: BackupLabel,
     },
     /// The backup was taken behind the point where the timeline that is to be followed left its own.
-    #[error("backup {label} was taken on timeline {own}, behind the point where {target} left it")]
+    #[error("backup {label} was taken on timeline {own}, after the point where {target} branched off")]
     OtherBranch {
         /// The backup.
         label: BackupLabel,
@@ -99,7 +99,7 @@ pub enum NoBackup {
         target: String,
     },
     /// The history has several ends, and the user named none of them.
-    #[error("the history of stanza {stanza} has several ends, and only you know which one is to be restored")]
+    #[error("the history of stanza {stanza} has several ends, and pgmesh cannot know which of them to restore")]
     SeveralLines {
         /// The stanza.
         stanza: String,
@@ -116,14 +116,14 @@ impl NoBackup {
         let failure = |code| Failure::new(code, self.to_string());
         match self {
             Self::OtherBranch { own, .. } => failure(ExitCode::BackupSetInvalid).remedy(format!(
-                "choose another backup; or recover along its own timeline, to which nothing that was written after the branch belongs: \
-                 --target-timeline={own}"
+                "choose another backup; or recover along the backup's own timeline, without the changes of the other \
+                 branch: --target-timeline={own}"
             )),
             Self::SeveralLines { lines, recommended, .. } => failure(ExitCode::OptionRequired)
                 .because(lines.join("; "))
                 .remedy(format!(
-                    "say which timeline to follow; --target-timeline={recommended} is probably right. A copy that was promoted and archived \
-                     by mistake is one of the others"
+                    "choose the timeline to follow: --target-timeline={recommended} is probably right. The other ends \
+                     may be copies that were promoted and archived by mistake"
                 )),
             _ => failure(ExitCode::BackupSetInvalid).remedy("'pgmesh info' lists the backups"),
         }
@@ -296,7 +296,7 @@ impl<'a> Chooser<'a> {
                 .map(|passed| {
                     let line = passed.line.describe();
                     format!(
-                        "{line} is passed over: backup {} of another timeline began later",
+                        "{line} is not followed: backup {} of another timeline began later",
                         passed.by
                     )
                 })

@@ -1,14 +1,9 @@
 //! The node's clock, for times that people read and for the expiry of tokens; nothing else is decided by it.
 
-use std::time::{SystemTime, UNIX_EPOCH};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-/// Now, in Unix seconds.
-pub fn now_unix() -> i64 {
-    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX)
-}
+pub use pgmesh_runtime::clock::now_unix;
 
 /// Seconds since the Unix epoch, for people: `2025-02-15 02:00:01 UTC`.
 pub fn utc(at: i64) -> String {

@@ -1,7 +1,7 @@
 //! The report of `info` and `check`.
 
 use crate::choice::Restoring;
-use crate::{HolesReport, StuckArchiver};
+use crate::{HolesReport, StuckArchiver, WorkerAlarm};
 use pgmesh_postgres::{Lsn, SystemId, TimelineId};
 use pgmesh_storage::{BackupLabel, BackupType, RepoKey, StanzaName};
 use serde::{Deserialize, Serialize};
@@ -74,6 +74,9 @@ pub struct MeshInfo {
     pub stuck: Vec<StuckArchiver>,
     /// Holes in the WAL archives, and their cost.
     pub holes: HolesReport,
+    /// Background workers of nodes that have ended unexpectedly; without the texts of panics, which may name other
+    /// stanzas.
+    pub workers: Vec<WorkerAlarm>,
 }
 
 /// Objects of which no repository has a good replica: their debts are not paid by waiting.

@@ -14,6 +14,7 @@ mod admin;
 mod archive;
 mod backup;
 mod call;
+mod certificates;
 pub mod choice;
 mod clock;
 mod entry_id;
@@ -42,6 +43,9 @@ pub use backup::{
     GetPieces, PutChunk, QueryChunks, RestoreBegun, ResumeSession,
 };
 pub use call::{Call, EachCall, NUMBER_LENGTH, Request};
+pub use certificates::{
+    CertificateInfo, CertificatePage, CertificateRevoked, ListCertificates, RevokeCertificates, RevokedCertificates,
+};
 pub use clock::{now_unix, utc};
 pub use entry_id::{EntryId, EntryIdError};
 pub use exit_code::ExitCode;
@@ -54,7 +58,7 @@ pub use info::{
 pub use mesh::merged;
 pub use mesh::{
     AmountInfo, MeshStatus, NodeAddress, NodeChange, NodeInfo, NodeRole, NodeState, NodeStatus, OrphanInfo, ReachInfo,
-    RenewCertificate, RepositoryStatus, SessionStatus, StuckArchiver, SyncEvent,
+    RenewCertificate, RepositoryStatus, SessionStatus, StuckArchiver, SyncEvent, WorkerAlarm,
 };
 pub use names::{LogIndex, PlacedIdentity, RequestId};
 pub use peer::{

@@ -133,6 +133,25 @@ pub struct NodeStatus {
     pub session_timeout: u64,
     /// The hosts whose WAL it refuses.
     pub stuck: Vec<StuckArchiver>,
+    /// Its background workers that have ended unexpectedly since its start.
+    pub workers: Vec<WorkerAlarm>,
+}
+
+/// A background worker of a node that has ended unexpectedly since the node's start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerAlarm {
+    /// The node.
+    pub node: String,
+    /// The worker.
+    pub worker: String,
+    /// How often it has ended.
+    pub ends: u64,
+    /// When it ended last, Unix seconds.
+    pub last: i64,
+    /// How it ended: the text of a panic.
+    pub why: String,
+    /// Whether it was started again.
+    pub is_running: bool,
 }
 
 /// A host whose WAL is refused: nothing newer leaves it.
@@ -303,6 +322,12 @@ pub enum SyncEvent {
 }
 
 impl MeshStatus {
+    /// The background workers that have ended unexpectedly, of all nodes that answer.
+    pub fn worker_alarms(&self) -> impl Iterator<Item = &WorkerAlarm> {
+        let told = self.nodes.iter().filter_map(|(_, own)| own.as_ref().ok());
+        told.flat_map(|own| &own.workers)
+    }
+
     /// The hosts whose WAL is refused, each once.
     #[must_use]
     pub fn stuck(&self) -> Vec<StuckArchiver> {

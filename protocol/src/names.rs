@@ -1,5 +1,6 @@
 //! Names that the catalog gives.
 
+use pgmesh_runtime::random;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -29,7 +30,7 @@ impl RequestId {
     #[expect(clippy::expect_used, reason = "without randomness nothing here may go on")]
     pub fn random() -> Self {
         let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes).expect("the operating system gives random numbers");
+        random::fill(&mut bytes).expect("the operating system gives random numbers");
         Self(bytes)
     }
 }

@@ -1,5 +1,6 @@
 //! The parts of a join token that messages carry.
 
+use pgmesh_runtime::random;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -32,9 +33,9 @@ impl TokenSecret {
     ///
     /// # Errors
     /// The operating system has no randomness to give.
-    pub fn generate() -> Result<Self, getrandom::Error> {
+    pub fn generate() -> Result<Self, random::Error> {
         let mut secret = Self([0; 32]);
-        getrandom::fill(&mut secret.0)?;
+        random::secret(&mut secret.0)?;
         Ok(secret)
     }
 

@@ -6,6 +6,10 @@
 //! Each WAL file has a change map. All numbers are of the whole mesh, and are divided evenly among the stanzas. Prints
 //! one line of JSON: for each kind of command how many were proposed and how many bytes they have in the log.
 #![allow(
+    clippy::disallowed_methods,
+    reason = "a test or an example may spawn without a name and read the clock"
+)]
+#![allow(
     clippy::unwrap_used,
     missing_docs,
     reason = "a panic is how a measuring program fails"

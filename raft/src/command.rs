@@ -3,6 +3,10 @@
 //! Commands are facts that the proposer vouches for ("these replicas are durable"); whether they may become part of
 //! the catalog is decided by [`apply`](mod@crate::apply) alone.
 
+mod members;
+
+pub use members::{AdmitNode, IssueCertificate, NoteCertificate, RevokeCertificates};
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use pgmesh_postgres::{PgVersion, SegmentSize, SystemId, TimelineId, WalFileName};
@@ -485,6 +489,16 @@ pub enum Command {
     /// Takes in the objects that a repository describes, while a catalog is rebuilt from it. Chunks come by
     /// `AddChunks`, writers by `AdoptWriter`. Reply: `Done`.
     Adopt(Box<Adopt>),
+
+    /// Uses the token of a member that is no node up, and notes its certificate. The name must be free, or the token
+    /// made to replace: no certificate of another key may count under it. From level
+    /// [`CERTIFICATES`](crate::CERTIFICATES), as the next two. Reply: `Joined`.
+    IssueCertificate(Box<IssueCertificate>),
+    /// A certificate was renewed, or one is in use that the catalog does not know. Refused for a key that was revoked.
+    /// Reply: `Done`.
+    NoteCertificate(Box<NoteCertificate>),
+    /// The certificates of a name count no more. Reply: `Revoked`.
+    RevokeCertificates(Box<RevokeCertificates>),
 }
 
 impl Command {
@@ -543,6 +557,9 @@ impl Command {
             Self::RedeemToken { .. } => "redeem token",
             Self::Audit { .. } => "audit",
             Self::Adopt(_) => "adopt",
+            Self::IssueCertificate(_) => "issue certificate",
+            Self::NoteCertificate(_) => "note certificate",
+            Self::RevokeCertificates(_) => "revoke certificates",
         }
     }
 }
@@ -691,27 +708,6 @@ pub struct Cluster {
     pub catalog_version: u32,
     /// The WAL segment size.
     pub segment_size: SegmentSize,
-}
-
-/// A node to admit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AdmitNode {
-    /// The token for a node of this name, and the request that uses it up.
-    pub redemption: Redemption,
-    /// Its name.
-    pub name: NodeName,
-    /// Its region; empty where none is set.
-    pub region: String,
-    /// The `host:port` addresses that it is reached at.
-    pub advertise: Vec<String>,
-    /// SHA-256 of the public key of its certificate.
-    pub key: [u8; 32],
-    /// The same of its administrator's.
-    pub administrator: [u8; 32],
-    /// Its program's version.
-    pub program: String,
-    /// The catalog format that its program writes.
-    pub catalog_format: u32,
 }
 
 /// Why a file is set aside.

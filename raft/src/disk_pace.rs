@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Older appends say nothing of the disk's present pace.
 const WINDOW: Duration = Duration::from_secs(10);

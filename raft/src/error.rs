@@ -121,7 +121,7 @@ pub enum CatalogError {
         found: Option<u64>,
     },
     /// The only voter lacks entries that another node has.
-    #[error("this node lacks entries that it has written: {0}")]
+    #[error("this node's Raft log lacks entries that the node has written before: {0}")]
     Behind(Shortfall),
     /// The tables lack writes, and the snapshot and the log that are left do not suffice to make them anew.
     #[error("the catalog's tables in {} are damaged ({why}) and cannot be made anew: {missing}", path.display())]
@@ -159,12 +159,12 @@ pub enum CatalogError {
         limit: usize,
     },
     /// A command that the log could not give back.
-    #[error("a command cannot be read back as it would be written, and is not: {0}")]
+    #[error("the catalog refused a command that could not be decoded from the log again; nothing was changed: {0}")]
     Undecodable(String),
     /// An entry of the log, with which this node cannot go on.
     #[error(
-        "entry {entry} of the log, {command}, cannot be applied: {why}; if all nodes of the mesh say this, start each of them \
-         with 'pgmesh node start --skip-entry={entry}': they go on without it"
+        "entry {entry} of the log, {command}, cannot be applied: {why}; if all nodes of the mesh say this, start each \
+         of them with 'pgmesh node start --skip-entry={entry}': they then continue without this entry"
     )]
     Unappliable {
         /// The entry.
@@ -175,7 +175,7 @@ pub enum CatalogError {
         why: String,
     },
     /// An entry that cannot be left out.
-    #[error("no entry can be skipped like this: {0}")]
+    #[error("--skip-entry is refused: {0}")]
     CannotSkip(String),
     /// The catalog has stopped: after `shutdown`, or because its disk failed.
     #[error("the catalog has stopped: {0}")]

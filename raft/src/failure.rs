@@ -27,17 +27,20 @@ impl From<CatalogError> for Failure {
             CatalogError::Refused(refusal) => refusal.into(),
             // Another node may be on the side of the majority, or may not be stopping: the client goes there.
             error @ (CatalogError::NoQuorum(_) | CatalogError::NotLeader { .. } | CatalogError::Stopped(_)) => {
-                Self::new(ExitCode::HostConnect, "this node cannot decide anything at the moment")
-                    .because(chain(&error))
-                    .remedy("'pgmesh status' and 'pgmesh doctor' say which nodes are away")
-                    .again()
+                Self::new(
+                    ExitCode::HostConnect,
+                    "this node cannot read or change the catalog at the moment",
+                )
+                .because(chain(&error))
+                .remedy("bring back the nodes that do not answer: 'pgmesh status' and 'pgmesh doctor' name them")
+                .again()
             }
             error @ CatalogError::Format { .. } => Self::new(
                 ExitCode::VersionNotSupported,
                 "another version of pgmesh has written this node's catalog",
             )
             .because(chain(&error))
-            .remedy("start the version that wrote it: nothing here was changed"),
+            .remedy("start the version of pgmesh that wrote the catalog; nothing was changed"),
             error @ CatalogError::Level { .. } => {
                 Self::new(ExitCode::VersionNotSupported, "this program is older than the mesh").because(chain(&error))
             }
@@ -73,6 +76,10 @@ fn stanza_of(refusal: &Refusal) -> Option<&StanzaName> {
     }
 }
 
+/// What the holder of a certificate does that counts no more.
+const JOIN_AGAIN: &str =
+    "join again with a new token: 'pgmesh invite' on a node, then 'pgmesh join --force TOKEN' here";
+
 fn verdict(refusal: &Refusal) -> (ExitCode, Option<&'static str>) {
     use Refusal as R;
     match refusal {
@@ -91,7 +98,10 @@ fn verdict(refusal: &Refusal) -> (ExitCode, Option<&'static str>) {
         ),
         R::NoSuchLoss(_) => (
             ExitCode::OptionInvalid,
-            Some("'pgmesh status' says what the catalog has lost, if it has lost something"),
+            Some(
+                "give the position that 'pgmesh doctor' shows for the loss; if it shows none, the catalog has lost \
+                 nothing",
+            ),
         ),
         R::LevelTooNew { .. } => (
             ExitCode::VersionNotSupported,
@@ -99,7 +109,7 @@ fn verdict(refusal: &Refusal) -> (ExitCode, Option<&'static str>) {
         ),
         R::CatalogLost(_) => (
             ExitCode::Runtime,
-            Some("'pgmesh doctor' says what has happened, and the choices"),
+            Some("run 'pgmesh doctor': it explains the loss and lists the choices"),
         ),
         R::EraHasBegun { .. } => (ExitCode::CommandInvalid, None),
         R::LossTooLarge => (
@@ -107,7 +117,10 @@ fn verdict(refusal: &Refusal) -> (ExitCode, Option<&'static str>) {
             Some("found the mesh anew with 'pgmesh catalog-rebuild' from a repository"),
         ),
         R::LastNode(_) => (ExitCode::CommandInvalid, None),
-        R::RepositoryChanging { .. } => (ExitCode::RepoInvalid, Some("try again when it is done")),
+        R::RepositoryChanging { .. } => (
+            ExitCode::RepoInvalid,
+            Some("run the command again when that change is done"),
+        ),
         R::SessionKeyDiffers(_) | R::SessionMoved(_) => (ExitCode::LockAcquire, None),
         R::RepositoryDiffers { .. } => (
             ExitCode::RepoInvalid,
@@ -117,16 +130,17 @@ fn verdict(refusal: &Refusal) -> (ExitCode, Option<&'static str>) {
             ExitCode::RepoInvalid,
             Some("give each repository a storage of its own: another repoN-path or bucket"),
         ),
-        R::LastRepository(_) => (ExitCode::CommandInvalid, Some("declare another one first")),
+        R::LastRepository(_) => (ExitCode::CommandInvalid, Some("declare another repository first")),
         R::RepositoryNeeded { .. } | R::OthersOwe { .. } => (
             ExitCode::CommandInvalid,
             Some(
-                "let the other repositories be filled first (pgmesh repo-sync), or give --force to lose what only it has",
+                "fill the other repositories first ('pgmesh --repo=N repo-sync'), or give --force to lose the objects \
+                 that only this repository has",
             ),
         ),
         R::UnknownRepository(_) => (
             ExitCode::RepoInvalid,
-            Some("declare it in the file of a node that reaches it"),
+            Some("declare it in the configuration file of a node that reaches it"),
         ),
         R::UnknownStanza(_) => (
             ExitCode::FileMissing,
@@ -175,8 +189,9 @@ fn verdict(refusal: &Refusal) -> (ExitCode, Option<&'static str>) {
         R::OtherMachine { .. } => (
             ExitCode::LockAcquire,
             Some(
-                "if the volume was moved here, wait, or say so here: 'pgmesh --stanza=NAME --force stanza-adopt'; if this is a clone, turn \
-                 its archiving off, or give it a stanza of its own: 'pgmesh --stanza=OTHER stanza-create'",
+                "if the volume was moved here, wait, or run here: 'pgmesh --stanza=NAME --force stanza-adopt'; if \
+                 this is a clone, turn its archiving off, or give it a stanza of its own: 'pgmesh --stanza=OTHER \
+                 stanza-create'",
             ),
         ),
         R::BackupNeedsWal { .. } => (
@@ -186,12 +201,13 @@ fn verdict(refusal: &Refusal) -> (ExitCode, Option<&'static str>) {
         R::WalSince { .. } => (
             ExitCode::ArchiveTimeout,
             Some(
-                "stop the archiving of the server that pushes it, and run the command again: what is forgotten already stays so",
+                "stop archiving on the server that pushes this WAL, and run the command again: WAL that is forgotten \
+                 already stays forgotten",
             ),
         ),
         R::StaleMap { .. } => (
             ExitCode::ArchiveTimeout,
-            Some("it is made again when a backup needs it"),
+            Some("nothing to do: the next backup that needs the change map makes it again"),
         ),
         R::UnknownTimeline { .. } => (
             ExitCode::ArchiveMismatch,
@@ -199,7 +215,7 @@ fn verdict(refusal: &Refusal) -> (ExitCode, Option<&'static str>) {
         ),
         R::HistoryContradicts { .. } | R::ForeignHeader { .. } => (
             ExitCode::ArchiveMismatch,
-            Some("this cluster has another past than the archive: give it a stanza of its own"),
+            Some("this cluster's history differs from the history in the archive: give it a stanza of its own"),
         ),
         R::TooFewReplicas { .. } | R::StaleGenerations(_) | R::Recheck { .. } | R::RepositoryUnsettled(_) => {
             (ExitCode::ArchiveTimeout, None)
@@ -212,7 +228,7 @@ fn verdict(refusal: &Refusal) -> (ExitCode, Option<&'static str>) {
         R::BackupRunning { .. } => (ExitCode::LockAcquire, Some("wait until it has ended")),
         R::BackupNotBegun { .. } | R::SessionEnded(_) | R::SessionOpen { .. } => (
             ExitCode::LockAcquire,
-            Some("run the command again: what is stored already is not sent twice"),
+            Some("run the command again: chunks that are stored already are not sent again"),
         ),
         R::LabelNotLater { .. } => (
             ExitCode::BackupSetInvalid,
@@ -233,12 +249,13 @@ fn verdict(refusal: &Refusal) -> (ExitCode, Option<&'static str>) {
         ),
         R::OtherRequest(_) => (
             ExitCode::Protocol,
-            Some("run the command again: it is then a request of its own"),
+            Some("run the command again: it then gets a request id of its own"),
         ),
         R::Skipped { .. } => (
             ExitCode::Runtime,
             Some(
-                "nothing of it was done; see the node's log for why the entry could not be applied, and run the command again",
+                "the command changed nothing; the node's log says why its entry could not be applied; run the command \
+                 again",
             ),
         ),
         R::TokenTaken(_) => (ExitCode::Assert, None),
@@ -266,6 +283,27 @@ fn verdict(refusal: &Refusal) -> (ExitCode, Option<&'static str>) {
                 "choose another node-name; or, if that node has lost its disk for good: 'pgmesh invite --role=node NAME --force' makes a token \
                  with which another takes its place",
             ),
+        ),
+        R::NeedsLevel { .. } => (
+            ExitCode::VersionNotSupported,
+            Some("finish the upgrade of all nodes first: 'pgmesh node list' shows their programs"),
+        ),
+        R::NameTaken { .. } => (
+            ExitCode::OptionInvalid,
+            Some(
+                "join under another name: 'pgmesh join TOKEN NAME'; or, if that host is gone or is this one: 'pgmesh client revoke NAME' \
+                 first, or a token of 'pgmesh invite --force', which revokes it; the token is still good",
+            ),
+        ),
+        R::CertificateRevoked(_) => (ExitCode::Crypto, Some(JOIN_AGAIN)),
+        R::OtherHolder { .. } => (ExitCode::Crypto, Some(JOIN_AGAIN)),
+        R::UnknownCertificate(_) => (
+            ExitCode::OptionInvalid,
+            Some("'pgmesh client list' names them; a node and its administrator go with 'pgmesh node remove'"),
+        ),
+        R::LastAdministrator(_) => (
+            ExitCode::CommandInvalid,
+            Some("give --force: the administrators of the nodes (in their node-path) are left"),
         ),
         R::TokenUnknown | R::TokenExpired { .. } | R::TokenUsed { .. } => (
             ExitCode::Crypto,

@@ -33,6 +33,8 @@ pub const REBUILT: &[u8] = b"rebuilt";
 pub const UNREFERENCED: &[u8] = b"unreferenced";
 /// The number of lines in the audit trail, in table `Mesh`.
 pub const AUDIT_LINES: &[u8] = b"audit-lines";
+/// When a certificate was last revoked, in table `Mesh`.
+pub const REVOKED: &[u8] = b"revoked";
 /// The highest node number that was given out, in table `Mesh`.
 pub const LAST_NODE_ID: &[u8] = b"last-node-id";
 /// The last applied Raft entry and the membership, in table `Raft`.
@@ -167,6 +169,12 @@ pub fn token(id: TokenId) -> Vec<u8> {
     id.0.to_vec()
 }
 
+/// A key in table `Certificates`.
+#[must_use]
+pub fn certificate(key: &[u8; 32]) -> Vec<u8> {
+    key.to_vec()
+}
+
 /// A key in tables `Audit` and `Withdrawn`.
 #[must_use]
 pub fn index(index: LogIndex) -> Vec<u8> {
@@ -294,6 +302,11 @@ impl<'a> KeyReader<'a> {
     /// A token's identifier.
     pub fn token(&mut self) -> Option<TokenId> {
         Some(TokenId(self.array()?))
+    }
+
+    /// SHA-256 of a public key.
+    pub fn certificate(&mut self) -> Option<[u8; 32]> {
+        self.array()
     }
 
     /// An object.

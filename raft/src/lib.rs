@@ -16,6 +16,13 @@
 //! - [`catalog`], [`peers`], [`options`], [`status`]: the openraft glue, the messages between nodes, and the settings.
 //!
 //! This crate knows nothing of networks and opens no repository.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "unit tests may spawn without a name and read the clock"
+    )
+)]
 
 pub mod apply;
 pub mod catalog;
@@ -38,19 +45,19 @@ pub mod table;
 pub mod value;
 pub mod view;
 
-pub use apply::LEVEL;
+pub use apply::{CERTIFICATES, LEVEL};
 pub use catalog::{Catalog, Lead, Regrouped};
 pub use command::{Command, Proposal};
 pub use disk_pace::AppendTimes;
 pub use error::{CatalogError, ReadError};
 pub use model::{
-    Amount, AuditRecord, BackupRecord, Branch, CatalogLoss, CatalogPast, ChangeKind, ChunkRecord, ChunkState, Claim,
-    CondemnedChunk, Database, Debt, DebtReason, EndedScan, Garbage, GarbageKey, GarbageObject, HistoryRecord,
-    Judgement, Known, LastPush, Levels, Lineage, LogIndex, Lost, MeshRecord, NodeName, NodeRecord, NodeService,
-    ObjectRef, Orphan, OrphanScan, OrphanTally, PlacedIdentity, Redeemed, Redemption, Replica, RepositoryChange,
-    RepositoryCounters, RepositoryMark, RepositoryRecord, RequestId, RunningBackup, SegmentRecord, Server, SessionId,
-    SessionKind, SessionRecord, SightedOrphan, StanzaRecord, StoredObject, TokenId, TokenRecord, TokenRole, VotePolicy,
-    WithdrawnMarks, Writer,
+    Amount, AuditRecord, BackupRecord, Branch, CatalogLoss, CatalogPast, CertificateRecord, CertificateRole,
+    ChangeKind, ChunkRecord, ChunkState, Claim, CondemnedChunk, Database, Debt, DebtReason, EndedScan, Garbage,
+    GarbageKey, GarbageObject, HistoryRecord, Judgement, Known, LastPush, Levels, Lineage, LogIndex, Lost, MeshRecord,
+    NodeName, NodeRecord, NodeService, ObjectRef, Orphan, OrphanScan, OrphanTally, PlacedIdentity, Redeemed,
+    Redemption, Replica, RepositoryChange, RepositoryCounters, RepositoryMark, RepositoryRecord, RequestId, Revocation,
+    RunningBackup, SegmentRecord, Server, SessionId, SessionKind, SessionRecord, SightedOrphan, StanzaRecord,
+    StoredObject, TokenId, TokenRecord, TokenRole, VotePolicy, WithdrawnMarks, Writer, short_key,
 };
 pub use options::{CatalogOptions, own_level};
 pub use pgmesh_protocol::{EntryId, EntryIdError};

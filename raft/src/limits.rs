@@ -11,7 +11,8 @@ use pgmesh_storage::WrappedKey;
 
 use crate::command::{Adopt, ClaimedObject, Command, Proposal};
 use crate::model::{
-    BackupRecord, Claim, NodeRecord, PlacedIdentity, Redemption, RepositoryRecord, StanzaRecord, TokenRole,
+    BackupRecord, CertificateRole, Claim, NodeRecord, PlacedIdentity, Redemption, RepositoryRecord, StanzaRecord,
+    TokenRole,
 };
 use crate::refusal::Refusal;
 
@@ -74,6 +75,10 @@ pub const DATABASES: usize = 1024;
 pub const TOKENS: usize = 1024;
 /// The certificate of a member, in bytes: all of a TLS handshake must fit into this.
 pub const CERTIFICATE: usize = 16 << 10;
+/// Certificates that are remembered, of all members but nodes. It bounds what a join looks through.
+pub const CERTIFICATES: usize = if cfg!(test) { 4 } else { 4096 };
+/// Stanzas of one certificate.
+pub const CERTIFICATE_STANZAS: usize = 64;
 /// Stanzas of one token.
 pub const TOKEN_STANZAS: usize = 1024;
 /// Replicas of one object: one in each repository, and one more generation of each.
@@ -216,6 +221,22 @@ pub fn check(proposal: &Proposal) -> Result<(), Refusal> {
             role: TokenRole::Client { stanzas },
             ..
         } => bounded("the stanzas of a token", stanzas.len(), TOKEN_STANZAS),
+        Command::CreateToken {
+            role: TokenRole::Member { role, .. },
+            ..
+        } => certificate_role(role),
+        Command::IssueCertificate(issue) => {
+            redemption(&issue.redemption)?;
+            bounded("a name, in bytes", issue.name.len(), NAME)
+        }
+        Command::NoteCertificate(note) => {
+            certificate_role(&note.role)?;
+            bounded("a name, in bytes", note.name.len(), NAME)
+        }
+        Command::RevokeCertificates(given) => {
+            bounded("a name, in bytes", given.name.len(), NAME)?;
+            reason(&given.reason)
+        }
         Command::RedeemToken {
             redemption: given,
             name,
@@ -285,6 +306,14 @@ pub(crate) fn repository(record: &RepositoryRecord) -> Result<(), Refusal> {
 /// So many nodes may be part of the mesh.
 pub(crate) fn nodes(count: usize) -> Result<(), Refusal> {
     bounded("the nodes of the mesh", count, NODES)
+}
+
+fn certificate_role(role: &CertificateRole) -> Result<(), Refusal> {
+    bounded(
+        "the stanzas of a certificate",
+        role.stanzas().len(),
+        CERTIFICATE_STANZAS,
+    )
 }
 
 fn redemption(given: &Redemption) -> Result<(), Refusal> {

@@ -5,6 +5,7 @@
 //! stand for election. Therefore a call goes on here when openraft has lost patience: the next attempt to send from the
 //! same place joins it. And while something large is on its way, empty appends tell the follower that its leader lives.
 
+use pgmesh_runtime::tasks;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -226,7 +227,11 @@ pub(crate) async fn call(
             why,
         }),
         PeerReply::Differs { entry, skipped } => {
-            tracing::error!(%entry, node_id, "a node has another state than this one, and is not worked with");
+            tracing::error!(
+                %entry,
+                node_id,
+                "this node and another one do not work together: one has skipped a log entry that the other has applied"
+            );
             Err(PeerError::Differs {
                 node_id,
                 entry,
@@ -237,7 +242,7 @@ pub(crate) async fn call(
             tracing::error!(
                 index,
                 node_id,
-                "a node has another catalog than this one, and is not worked with"
+                "this node and another one do not work together: their catalogs differ after a log entry"
             );
             Err(PeerError::Parted { node_id, index })
         }
@@ -269,7 +274,7 @@ impl PeerClient {
                 vote,
                 after,
                 last,
-                reply: tokio::spawn(call),
+                reply: tasks::spawn("appending", call),
             }
         }))
     }
@@ -314,7 +319,7 @@ impl RaftNetwork<TypeConfig> for PeerClient {
         let limit = rpc.done.then(|| option.hard_ttl());
         // openraft sends no heartbeats to a follower that is being sent a snapshot.
         let line = self.line.clone();
-        tokio::spawn(async move { line.keep_alive(vote).await });
+        tasks::spawn("keeping a snapshot alive", async move { line.keep_alive(vote).await });
         loop {
             let message = PeerMessage::Snapshot(rpc.clone());
             match self.line.long_call(message, vote, limit).await {

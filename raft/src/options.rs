@@ -1,6 +1,7 @@
 //! Settings of a catalog.
 
-use std::time::{Duration, SystemTime};
+use pgmesh_runtime::clock;
+use std::time::Duration;
 
 use pgmesh_protocol::EntryId;
 
@@ -47,7 +48,7 @@ impl Default for CatalogOptions {
             write_buffer: 16 << 20,
             skip_entries: Vec::new(),
             level: own_level(),
-            clock: system_clock,
+            clock: clock::now_unix,
         }
     }
 }
@@ -58,12 +59,4 @@ impl Default for CatalogOptions {
 pub fn own_level() -> u32 {
     let played = cfg!(debug_assertions).then(|| std::env::var("PGMESH_PLAY_LEVEL").ok()?.parse().ok());
     played.flatten().unwrap_or(crate::LEVEL)
-}
-
-fn system_clock() -> i64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .ok()
-        .and_then(|elapsed| i64::try_from(elapsed.as_secs()).ok())
-        .unwrap_or(0)
 }

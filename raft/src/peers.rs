@@ -242,8 +242,8 @@ pub enum PeerError {
     },
     /// Its digest chain differs from this node's.
     #[error(
-        "the catalogs of node {node_id} and of this one are not the same after entry {index} of the log: one of them runs another \
-         program, or its disk has changed something; 'pgmesh doctor' says what to do"
+        "the catalogs of node {node_id} and of this node differ after entry {index} of the log: one of the two runs \
+         another version of pgmesh, or its disk has changed data; 'pgmesh doctor' says what to do"
     )]
     Parted {
         /// The peer.

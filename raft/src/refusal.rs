@@ -1,5 +1,9 @@
 //! Why the catalog does not accept a command. A refused command changes nothing.
 
+mod words;
+
+use words::{and_others, has, others_owe, shown, switch, wrong_token};
+
 use pgmesh_postgres::{Lsn, PgVersion, SegmentName, SystemId, TimelineId, WalFileName};
 use pgmesh_storage::{BackupLabel, Digest, Generation, RepoKey, StanzaName};
 use serde::{Deserialize, Serialize};
@@ -29,7 +33,7 @@ pub enum Refusal {
         given: u32,
     },
     /// The catalog does not know of this loss.
-    #[error("the catalog is not known to have lost what it had up to position {0}")]
+    #[error("the catalog has no recorded loss at position {0}")]
     NoSuchLoss(LogIndex),
     /// A node's program does not have the level that commands were to be applied at.
     #[error("apply level {level} cannot begin: the program of node {node} has {}", has(*known))]
@@ -42,13 +46,16 @@ pub enum Refusal {
         known: Option<u32>,
     },
     /// A part of the catalog is lost, or another catalog has taken its place: nothing is acknowledged in it.
-    #[error("the catalog is not the mesh's any more, or has lost what it had up to position {0}")]
+    #[error(
+        "the mesh serves nothing: its catalog has lost entries up to position {0}, or another catalog of the mesh has \
+         taken over"
+    )]
     CatalogLost(LogIndex),
     /// The loss cannot be given up: no generation would be left.
-    #[error("what the catalog has lost cannot be given up: it is too much")]
+    #[error("the catalog has lost too much: the loss cannot be accepted")]
     LossTooLarge,
     /// The given era is not above the catalog's era.
-    #[error("era {given} of the catalog cannot begin: it is in era {known}")]
+    #[error("era {given} of the catalog cannot begin: the catalog is in era {known} already")]
     EraHasBegun {
         /// The era that was to begin.
         given: u32,
@@ -83,7 +90,10 @@ pub enum Refusal {
         given: u32,
     },
     /// A node that has another number now: its disk was replaced, or a copy of it runs.
-    #[error("node {node} has number {known} in the mesh, not {given}: what runs with {given} is an old copy of it")]
+    #[error(
+        "node {node} has number {known} in the mesh, not {given}: the node that runs as number {given} is an old copy \
+         of it"
+    )]
     NodeReplaced {
         /// The node.
         node: NodeName,
@@ -99,7 +109,7 @@ pub enum Refusal {
     #[error("the key of node {0} was revoked; invite the node again")]
     KeyRevoked(NodeName),
     /// A certificate of the node's name for a key that is not the node's.
-    #[error("node {0} has another key in the mesh: what runs with this one was never admitted under this name")]
+    #[error("the mesh knows node {0} by another key: the node with this key was never admitted under this name")]
     OtherKey(NodeName),
     /// A mesh has at least one node.
     #[error("node {0} is the last one of the mesh and cannot be removed")]
@@ -146,7 +156,7 @@ pub enum Refusal {
     #[error("repo{0} is the mesh's only repository")]
     LastRepository(RepoKey),
     /// Objects would have no other replica.
-    #[error("nothing but repo{repo} has {object}, and perhaps more")]
+    #[error("repo{repo} has the only replica of {object}, and perhaps of more objects")]
     RepositoryNeeded {
         /// The repository that was to be forgotten.
         repo: RepoKey,
@@ -255,9 +265,9 @@ pub enum Refusal {
     },
     /// Invariant 12: the timeline's writer pushes from another machine.
     #[error(
-        "the data directory that writes timeline {timeline} of stanza {stanza} was seen on another machine {seconds} seconds ago: {host} at \
-         {address} pushed {segment}; either its volume was moved here, or one of the two is a clone; after {wait} seconds of silence \
-         there it goes on here"
+        "the data directory that writes timeline {timeline} of stanza {stanza} was seen on another machine {seconds} \
+         seconds ago: {host} at {address} pushed {segment}; either its volume was moved here, or one of the two is a \
+         clone; after {wait} seconds without a push from there, WAL from here is accepted"
     )]
     OtherMachine {
         /// The stanza.
@@ -284,7 +294,9 @@ pub enum Refusal {
         timeline: TimelineId,
     },
     /// A change map of other content than the segment's.
-    #[error("the change map of {segment} of stanza {stanza} was made of other content than is archived now")]
+    #[error(
+        "the change map of {segment} of stanza {stanza} is stale: the archive now has other content under that name"
+    )]
     StaleMap {
         /// The stanza.
         stanza: StanzaName,
@@ -292,7 +304,7 @@ pub enum Refusal {
         segment: SegmentName,
     },
     /// Some of the WAL that was to be forgotten is newer than the wish.
-    #[error("{file} of stanza {stanza} was pushed since it was said what is to be forgotten")]
+    #[error("{file} of stanza {stanza} was pushed after this command had listed the WAL to forget")]
     WalSince {
         /// The stanza.
         stanza: StanzaName,
@@ -300,7 +312,10 @@ pub enum Refusal {
         file: WalFileName,
     },
     /// WAL that backups need is not forgotten.
-    #[error("{file} of stanza {stanza} and what follows it cannot be forgotten: backup {label} needs it{}", and_others(*more))]
+    #[error(
+        "{file} of stanza {stanza} and the WAL after it cannot be forgotten: backup {label} needs it{}",
+        and_others(*more)
+    )]
     BackupNeedsWal {
         /// The stanza.
         stanza: StanzaName,
@@ -339,7 +354,7 @@ pub enum Refusal {
     },
 
     /// Fewer good replicas than must be (invariants 1 and 4).
-    #[error("only {have} repositories hold it, {need} must")]
+    #[error("only {have} repositories hold the object durably, {need} must")]
     TooFewReplicas {
         /// Good replicas.
         have: u16,
@@ -359,7 +374,8 @@ pub enum Refusal {
     /// Not every object that the catalog knows is a replica or a debt of the repository, or the catalog itself is in
     /// doubt: nothing there is taken for unknown.
     #[error(
-        "repo{0} is being filled, changed or compared, or it is at another place: nothing there is taken for unknown"
+        "repo{0} is being filled, changed or compared with the catalog, or was moved: no orphan is deleted there \
+         meanwhile"
     )]
     RepositoryUnsettled(RepoKey),
     /// A chunk with a known digest that is shorter than was known: one of the two lengths is wrong.
@@ -446,13 +462,13 @@ pub enum Refusal {
     #[error("session {0} has ended")]
     SessionEnded(SessionId),
     /// A client that wants to go on with a session does not have its key.
-    #[error("session {0} belongs to someone else")]
+    #[error("session {0} belongs to another client: the key that was given is not the session's")]
     SessionKeyDiffers(SessionId),
     /// The holder has moved on since it asked this node to adopt the session.
-    #[error("session {0} has gone on by way of another connection meanwhile")]
+    #[error("session {0} has moved to another connection meanwhile")]
     SessionMoved(SessionId),
     /// Invariant 5: a session may still use the object that is to be forgotten.
-    #[error("session {session} began before log position {since}: what it may read is not deleted yet")]
+    #[error("session {session} began before log position {since}: objects that it may read are kept until it ends")]
     SessionOpen {
         /// The oldest open session.
         session: SessionId,
@@ -530,12 +546,48 @@ pub enum Refusal {
         entry: String,
     },
     /// Another command was applied under the same identifier.
-    #[error("request {0} was another command when it was applied")]
+    #[error("request id {0} was already used for another command")]
     OtherRequest(RequestId),
 
     /// A record that a repository describes while the catalog is rebuilt, and that the catalog has otherwise.
-    #[error("the catalog has {0} already, and not as the repository describes it")]
+    #[error("the catalog has {0} already, with other content than the repository describes")]
     KnownOtherwise(String),
+
+    /// The catalog is not at the level that knows the command.
+    #[error("this needs apply level {level}, and the mesh is at level {current}: the program of some node is older")]
+    NeedsLevel {
+        /// The level that knows it.
+        level: u32,
+        /// The catalog's.
+        current: u32,
+    },
+    /// Another key has a certificate of that name that counts.
+    #[error("the mesh has a {role} {name} already, with another key ({key})")]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// The role's word.
+        role: String,
+        /// The first digits of the key's SHA-256.
+        key: String,
+    },
+    /// The certificate's key was revoked.
+    #[error("the certificate of {0} was revoked")]
+    CertificateRevoked(String),
+    /// A certificate of this key has another name or role.
+    #[error("the certificate for this key is {known}'s, not {given}'s, or of another role")]
+    OtherHolder {
+        /// The name that it has.
+        known: String,
+        /// The name that was given.
+        given: String,
+    },
+    /// No certificate has that name.
+    #[error("no client, administrator, monitor or restoring host of the mesh is called {0}")]
+    UnknownCertificate(String),
+    /// Whoever asks would shut itself out, and no other administrator was invited.
+    #[error("{0} is the last administrator who was invited, and would revoke its own certificate")]
+    LastAdministrator(String),
 }
 
 /// An object uploaded under a generation that is condemned or garbage.
@@ -545,45 +597,4 @@ pub struct StaleGeneration {
     pub digest: Digest,
     /// The lowest generation that may be used.
     pub generation: Generation,
-}
-
-fn wrong_token(is_for_node: bool) -> &'static str {
-    if is_for_node {
-        "this join token makes a node, and was not presented by 'pgmesh node join'"
-    } else {
-        "this join token does not make a node"
-    }
-}
-
-fn others_owe(repo: RepoKey, other: RepoKey, debts: Option<u64>) -> String {
-    let owed = match debts {
-        Some(debts) => format!("owes {debts} objects, too many to look whether repo{repo} alone has some of them"),
-        None => "is new, and which objects it owes is not written down yet".to_owned(),
-    };
-    format!("objects may be in repo{repo} alone: repo{other}, the most complete of the others, {owed}")
-}
-
-fn and_others(others: u32) -> String {
-    match others {
-        0 => String::new(),
-        others => format!(", and {others} more"),
-    }
-}
-
-fn shown(value: &Option<String>) -> &str {
-    value.as_deref().unwrap_or("(not set)")
-}
-
-fn has(level: Option<u32>) -> String {
-    match level {
-        Some(level) => format!("levels up to {level}"),
-        None => "not said which levels it has".to_owned(),
-    }
-}
-
-fn switch(switch: Option<Lsn>) -> String {
-    match switch {
-        Some(lsn) => format!("left at {lsn}"),
-        None => "no such line".to_owned(),
-    }
 }

@@ -102,4 +102,9 @@ pub enum Reply {
         /// Its number in the Raft group, if it is a node.
         node_id: Option<u64>,
     },
+    /// Certificates count no more.
+    Revoked {
+        /// How many; 0 where all had been revoked before.
+        certificates: u32,
+    },
 }

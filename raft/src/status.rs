@@ -71,13 +71,17 @@ impl fmt::Display for Shortfall {
         match self.lack {
             Lack::Entries(known) => write!(
                 f,
-                "node {witness} knows that it had acknowledged or written {}, and it has reached {reached}",
+                "node {witness} has a record that this log contained {}; now the log ends at {reached}",
                 position(Some(known)),
             ),
-            Lack::Number => write!(f, "node {witness} knows that its number in the group has been replaced"),
+            Lack::Number => write!(
+                f,
+                "node {witness} reports that another node has taken the place of this number in the group"
+            ),
             Lack::Voters => write!(
                 f,
-                "node {witness} leads a group of several voters, and it takes itself for the only one; it has reached {reached}"
+                "node {witness} leads a group of several voters, but this catalog has a single voter: it is an older \
+                 copy; its log ends at {reached}"
             ),
         }
     }
@@ -147,46 +151,53 @@ impl CatalogStatus {
         match &self.standing {
             Standing::Cleared => {}
             Standing::Asking { silent } if silent.is_empty() => {
-                sentences.push("it has started and asks the other nodes what they know of it".to_owned());
+                sentences.push(
+                    "it has just started and is asking the other nodes which entries it had acknowledged".to_owned(),
+                );
             }
             Standing::Asking { silent } => sentences.push(format!(
-                "it has started and takes part when a majority has said what they know of it; no answer yet from {}",
+                "it has just started and takes part in consensus once a majority has told which entries it had \
+                 acknowledged; no answer yet from {}",
                 nodes(silent)
             )),
             Standing::Behind(shortfall) => sentences.push(format!(
-                "its data directory is an older copy, or its disk has lost what it had confirmed: {shortfall}. It neither votes \
-                 nor follows a leader, and comes back by itself, with an empty catalog, as soon as a majority of the others serves"
+                "its data directory is an older copy, or its disk has lost data that it had confirmed: {shortfall}. \
+                 It neither votes nor follows a leader, and comes back by itself, with an empty catalog, as soon as a \
+                 majority of the others serves"
             )),
         }
         for (node_id, shortfall) in &self.behind {
             sentences.push(format!(
-                "node {node_id} lacks entries that it has acknowledged and does not take part: {shortfall}"
+                "the log of node {node_id} lacks entries that it has acknowledged; it takes no part in consensus: \
+                 {shortfall}"
             ));
         }
         if let Some((node_id, index)) = self.parted.first_key_value() {
             let others: BTreeSet<u64> = self.parted.keys().copied().collect();
             sentences.push(format!(
-                "its catalog and that of {} are not the same after entry {index} of the log: the program of one of them applies a \
-                 command otherwise, or its disk has changed something. They do not work together; those that agree and are a \
-                 majority go on. Run one version of pgmesh on all nodes; then let the one that is left alone join anew with an \
-                 empty node-path, which copies the catalog of the others (seen at node {node_id})",
+                "its catalog and that of {} differ after entry {index} of the log: one of the nodes runs another \
+                 version of pgmesh, or its disk has changed data. These nodes do not work together; a majority of \
+                 nodes that agree goes on. Run one version of pgmesh on all nodes; then empty the node-path of the \
+                 node that is left alone and let it join again: it copies the catalog of the others (seen at node \
+                 {node_id})",
                 nodes(&others)
             ));
         }
         if let Some((leader, entry)) = self.contradiction {
             sentences.push(format!(
-                "the leader, node {leader}, has lost entries that were committed, such as {entry}, which this node has: it does \
-                 not follow it. The leader's data directory is an older copy: stop both and put back a newer one. Or, if what it \
-                 has lost is given up, let this node join anew with an empty node-path"
+                "the leader, node {leader}, has lost committed entries, such as {entry}, which this node has: this \
+                 node does not follow it. The leader's data directory is an older copy: stop both nodes and put a \
+                 newer copy back on the leader. Or, to give up the entries that the leader has lost, let this node \
+                 join again with an empty node-path"
             ));
         }
         let lost = self.lost();
         if self.has_lost_majority(&lost) {
             sentences.push(format!(
-                "a majority of the voters has lost entries ({}), so nobody serves. Stop them and put back a newer copy of the \
-                 data directory of one of them: that costs nothing if the copy is complete. Or found the mesh anew from the \
-                 repositories with 'pgmesh catalog-rebuild': that costs what only the catalog knows, such as settings, debts \
-                 and the audit trail",
+                "a majority of the voters has lost entries ({}), so no node serves. Stop these voters and put back a \
+                 newer copy of the data directory of one of them: if the copy is complete, nothing is lost. Or found \
+                 the mesh anew from the repositories with 'pgmesh catalog-rebuild': this loses the records that only \
+                 the catalog has, such as settings, debts and the audit trail",
                 nodes(&lost)
             ));
         }

@@ -56,11 +56,14 @@ pub enum Table {
     RequestRing,
     /// The record by which Raft knows the state: last applied entry and membership. `apply` does not see it.
     Raft,
+    /// SHA-256 of a public key → the certificate that was issued for it. Behind the others: a table's place is part of
+    /// the digest of what a command writes.
+    Certificates,
 }
 
 impl Table {
     /// All tables.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Mesh,
         Self::Nodes,
         Self::Repositories,
@@ -85,6 +88,7 @@ impl Table {
         Self::Requests,
         Self::RequestRing,
         Self::Raft,
+        Self::Certificates,
     ];
 
     /// The column family's name.
@@ -115,6 +119,7 @@ impl Table {
             Self::Requests => "requests",
             Self::RequestRing => "request-ring",
             Self::Raft => "raft",
+            Self::Certificates => "certificates",
         }
     }
 }

@@ -5,6 +5,7 @@
 //! reads; call methods that walk a table from a blocking thread. Walks are iterators: they hold one row at a time
 //! (invariant 11), see the table as it was when they began, and can go on later after a key.
 
+mod certificates;
 mod orphans;
 
 use std::sync::Arc;

@@ -6,9 +6,9 @@
 mod sampler;
 
 use pgmesh_raft::model::{
-    AuditRecord, BackupRecord, CatalogPast, ChunkRecord, Debt, Garbage, LastPush, Levels, LogIndex, Lost, MeshRecord,
-    NodeRecord, OrphanScan, Remembered, RepositoryCounters, RepositoryRecord, RequestId, SegmentRecord, SessionRecord,
-    SightedOrphan, StanzaRecord, TokenRecord, WithdrawnMarks,
+    AuditRecord, BackupRecord, CatalogPast, CertificateRecord, ChunkRecord, Debt, Garbage, LastPush, Levels, LogIndex,
+    Lost, MeshRecord, NodeRecord, OrphanScan, Remembered, RepositoryCounters, RepositoryRecord, RequestId,
+    SegmentRecord, SessionRecord, SightedOrphan, StanzaRecord, TokenRecord, WithdrawnMarks,
 };
 use pgmesh_raft::peers::{PeerReply, PeerRequest};
 use pgmesh_raft::store::RaftState;
@@ -84,6 +84,7 @@ fn records(table: Table) -> Vec<String> {
         Table::Requests => lines::<Remembered>(name),
         Table::RequestRing => lines::<RequestId>(name),
         Table::Raft => lines::<RaftState>(name),
+        Table::Certificates => lines::<CertificateRecord>(name),
     }
 }
 

@@ -20,7 +20,7 @@ const LAST_LINE_LENGTH: usize = PREFIX.len() + 64 + 1;
 #[derive(Debug, Error)]
 pub enum CheckedTextError {
     /// Empty, cut off, or far too long.
-    #[error("{length} bytes are no file of this kind")]
+    #[error("{length} bytes are too few or too many: the file is cut short, or is another file")]
     Length {
         /// The length in bytes.
         length: usize,

@@ -81,7 +81,7 @@ pub enum StoreError {
     },
     /// The object cannot be deleted (yet): it is under object lock, or the credentials do not allow it. It stays, and
     /// the repository is in order.
-    #[error("{path} is kept: {why}")]
+    #[error("{path} was not deleted: {why}")]
     Retained {
         /// The object.
         path: String,
@@ -143,7 +143,7 @@ pub enum StoreError {
         source: KeyError,
     },
     /// The caller put a payload under a name that belongs to another content.
-    #[error("the payload is not that of {path}: {what}")]
+    #[error("the content to write does not belong under the name {path}: {what}")]
     WrongPayload {
         /// The object.
         path: String,
@@ -168,13 +168,13 @@ pub enum Damage {
     #[error("its content belongs under another name")]
     Name,
     /// No object of a repository can be this long.
-    #[error("{length} bytes are more than any object has")]
+    #[error("{length} bytes are longer than any object of a repository")]
     TooLong {
         /// The length in bytes.
         length: u64,
     },
     /// A part of a file with a length that it cannot have.
-    #[error("it has {length} bytes of plaintext, which this part of a file cannot have")]
+    #[error("it has {length} bytes of plaintext, a length that this part of a file cannot have")]
     PartLength {
         /// The length in bytes.
         length: u64,

@@ -17,6 +17,13 @@
 //!   plain ── Payload::pack ──▶ Payload ── Repository::put ──▶ envelope ──▶ store
 //!   plain ◀── Payload::open ── Payload ◀── Repository::get ── envelope ◀── store
 //! ```
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "unit tests may spawn without a name and read the clock"
+    )
+)]
 
 mod checked_text;
 mod codec;

@@ -1,4 +1,8 @@
 //! The conformance suite: every type of repository, encrypted or not, behaves alike.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test or an example may spawn without a name and read the clock"
+)]
 #![allow(clippy::unwrap_used, reason = "a test program")]
 
 mod common;

@@ -1,4 +1,8 @@
 //! Credentials: wrong ones are reported, and changed ones are taken up while the repository is open.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test or an example may spawn without a name and read the clock"
+)]
 #![allow(clippy::unwrap_used, reason = "a test program")]
 
 mod common;

@@ -60,8 +60,21 @@ impl Host {
     #[must_use]
     pub fn join(scratch: &Scratch, name: &str, node: &Node, postgres: &Postgres, stanza: &str) -> Self {
         let host = Self::new(scratch, name, node, postgres, stanza);
-        host.plain(&["join", &node.invite(stanza)]).succeeds();
+        host.redeem(&node.invite(stanza)).succeeds();
         host
+    }
+
+    /// Redeems a token under a name of its own: all hosts of a test are on one machine.
+    #[must_use]
+    pub fn redeem(&self, token: &str) -> Outcome {
+        self.plain(&["join", token, self.name()])
+    }
+
+    /// Its name in the mesh.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        let name = self.home.file_name().and_then(std::ffi::OsStr::to_str);
+        name.unwrap_or("host")
     }
 
     /// A host that has joined, with its stanza created and its PostgreSQL archiving through pgmesh.

@@ -273,7 +273,7 @@ impl Mesh {
     ) -> Host {
         let way = self.way(name, region, known);
         let host = Host::with_way(scratch, name, &way, postgres, stanza);
-        host.plain(&["join", &self.node(known[0]).invite(stanza)]).succeeds();
+        host.redeem(&self.node(known[0]).invite(stanza)).succeeds();
         host
     }
 }

@@ -35,6 +35,7 @@ pub struct Node {
     port: Port,
     repositories: Vec<RepositoryFiles>,
     level: Option<u32>,
+    panicking: Option<String>,
     process: Option<Process>,
 }
 
@@ -156,12 +157,20 @@ impl Node {
         let told = nodes.iter().filter_map(|node| node["stuck"].as_array());
         let stuck: Vec<_> = told.flatten().collect();
         assert!(!nodes.is_empty() && stuck.is_empty(), "{stuck:?}");
+        let told = nodes.iter().filter_map(|node| node["workers"].as_array());
+        let workers: Vec<_> = told.flatten().collect();
+        assert!(workers.is_empty(), "{workers:?}");
     }
 
     /// From its next start on it runs the program of a release that has this apply level, or its own program for
     /// `None`.
     pub fn play_level(&mut self, level: Option<u32>) {
         self.level = level;
+    }
+
+    /// The worker of this name panics at the node's next start, once; the program must be a debug build.
+    pub fn play_panic(&mut self, worker: Option<&str>) {
+        self.panicking = worker.map(str::to_owned);
     }
 
     /// A `pgmesh` command that uses the node's configuration, and so its administrator's identity.
@@ -173,6 +182,9 @@ impl Node {
             .args(arguments);
         if let Some(level) = self.level {
             command.env("PGMESH_PLAY_LEVEL", level.to_string());
+        }
+        if let Some(worker) = &self.panicking {
+            command.env("PGMESH_PLAY_PANIC", worker);
         }
         command
     }

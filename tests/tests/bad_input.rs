@@ -328,8 +328,8 @@ fn a_join_token_is_good_once_and_in_time() {
     let host = |name: &str| Host::new(&scratch, name, &node, &postgres, "main");
 
     let token = node.invite("main");
-    host("first").plain(&["join", &token]).succeeds();
-    host("second").plain(&["join", &token]).refuses(&["used"]);
+    host("first").redeem(&token).succeeds();
+    host("second").redeem(&token).refuses(&["used"]);
 
     let token = node.invite_with(&["--role=client", "--stanza=main", "--expires=1s"]);
     let invited = std::time::Instant::now();
@@ -337,17 +337,17 @@ fn a_join_token_is_good_once_and_in_time() {
     wait_for("the token to expire", Duration::from_secs(10), || {
         invited.elapsed() > Duration::from_millis(2100)
     });
-    host("late").plain(&["join", &token]).refuses(&["expired"]);
+    host("late").redeem(&token).refuses(&["expired"]);
 
     let token = node.invite("main");
     let cut = &token[..token.len() - 5];
-    host("cut").plain(&["join", cut]).refuses(&["token"]);
+    host("cut").redeem(cut).refuses(&["token"]);
     host("garbled")
         .plain(&["join", &token.to_uppercase()])
         .refuses(&["token"]);
     host("none").plain(&["join", "hello"]).refuses(&["token"]);
     // None of these refusals has used the token up.
-    host("last").plain(&["join", &token]).succeeds();
+    host("last").redeem(&token).succeeds();
 }
 
 #[test]

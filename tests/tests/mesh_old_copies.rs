@@ -151,14 +151,17 @@ fn a_mesh_of_which_all_copies_are_old_serves_nothing_until_it_is_told() {
     let node = site.mesh.node(&names[0]);
     let doctor = node.run(&["doctor"]);
     assert_eq!(doctor.code(), Some(55), "{doctor}");
-    assert!(doctor.stdout.contains("all its copies are older ones"), "{doctor}");
-    let status = node.run(&["status"]).ok();
     assert!(
-        status.stdout.contains("LOST: the catalog has come to position"),
-        "{status}"
+        doctor.stdout.contains("all nodes have older copies of the catalog"),
+        "{doctor}"
     );
+    let status = node.run(&["status"]).ok();
+    assert!(status.stdout.contains("LOST: the catalog ends at position"), "{status}");
     let info = site.host.run(&["info"]).ok();
-    assert!(info.stdout.contains("all its copies are older ones"), "{info}");
+    assert!(
+        info.stdout.contains("all nodes have older copies of the catalog"),
+        "{info}"
+    );
     let (_, position) = doctor.stdout.split_once("catalog-accept-loss ").expect("the command");
     let position = position.split('\'').next().expect("its argument");
 
@@ -168,7 +171,7 @@ fn a_mesh_of_which_all_copies_are_old_serves_nothing_until_it_is_told() {
     site.host.push(&forge.make(5)).fails(&[122], &[refused]);
     let node = site.mesh.node(&names[0]);
     node.run(&["catalog-accept-loss", "1"])
-        .fails(&[31], &["not known to have lost"]);
+        .fails(&[31], &["no recorded loss"]);
     node.run(&["catalog-accept-loss", position]).succeeds();
     push(&site.host, &forge, 3..=6);
     site.mesh.wait_until_settled();

@@ -70,7 +70,12 @@ fn a_node_that_is_left_goes_on_alone_and_keeps_the_others_out() {
     early.fails(&[103], &["not compared with the catalog yet", "repo-remove"]);
     let alpha = site.mesh.node("alpha");
     let doctor = alpha.run(&["doctor"]);
-    assert!(doctor.stdout.contains("comparison: not compared yet"), "{doctor}");
+    assert!(
+        doctor
+            .stdout
+            .contains("comparison: repositories that are not compared yet"),
+        "{doctor}"
+    );
     for number in ["--repo=2", "--repo=3"] {
         alpha.run(&[number, "--force", "repo-remove"]).succeeds();
     }
@@ -205,7 +210,7 @@ fn nodes_without_a_common_repository_hear_of_a_rescue_from_the_rescued_node() {
     let beta = site.mesh.node("beta");
     wait_for("the repositories of the others to be compared", LIMIT, || {
         let said = beta.run(&["doctor"]).stdout;
-        said.contains("lost its end: repo1;")
+        said.contains("lost its last entries: repo1;")
     });
     assert!(site.mesh.node("beta").is_running() && site.mesh.node("gamma").is_running());
     assert!(!beta.run(&["doctor"]).stdout.contains("has taken over"));

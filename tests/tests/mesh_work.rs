@@ -249,6 +249,6 @@ fn a_restore_needs_no_majority_and_no_session() {
     let outcome = run(site.host.restore_command(&target, &[]));
     let said = outcome.stderr.clone() + &outcome.stdout;
     outcome.succeeds();
-    assert!(said.contains("goes on without a session"), "{said}");
+    assert!(said.contains("continues without a session"), "{said}");
     assert!(target.data().join("global/pg_control").exists());
 }

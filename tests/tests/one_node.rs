@@ -481,3 +481,43 @@ fn what_only_some_may_see_stays_secret() {
     let found = run(command);
     assert_eq!(found.code(), Some(1), "a passphrase lies in {found}");
 }
+
+#[test]
+fn a_worker_that_panics_is_an_alarm_and_its_work_goes_on() {
+    let mut site = Site::with_node("panic", |node| {
+        node.repository().repository().option("archive-ack", "1")
+    });
+    site.node.stop();
+    site.node.play_panic(Some("repair"));
+    site.node.start();
+    site.node.play_panic(None);
+    let second = site.node.objects(2);
+    second.take_away();
+    let segment = site.postgres.archive_everything();
+    second.bring_back();
+    wait_for("the repair after its restart", Duration::from_secs(120), || {
+        second.segments().iter().any(|name| name.contains(&segment))
+    });
+
+    let status = site.node.run(&["status", "--output=json"]).ok().json();
+    let alarm = &status["nodes"][0]["workers"][0];
+    assert_eq!(
+        (&alarm["worker"], &alarm["ends"]),
+        (&"repair".into(), &1.into()),
+        "{alarm}"
+    );
+    assert_eq!(alarm["running"], true);
+    let named = "worker 'repair' has ended unexpectedly once since the node's start";
+    for command in ["status", "doctor"] {
+        let said = site.node.run(&[command]);
+        assert!(said.stdout.contains(named), "{command}: {said}");
+    }
+    let check = site.host.run(&["check"]).ok();
+    assert!(format!("{}{}", check.stdout, check.stderr).contains(named), "{check}");
+    assert!(
+        site.node
+            .process()
+            .log()
+            .contains("PGMESH_PLAY_PANIC names this worker")
+    );
+}

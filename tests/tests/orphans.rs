@@ -79,7 +79,7 @@ fn what_a_refused_push_has_written_goes_and_the_push_succeeds_later() {
     site.wait_until_settled(LIMIT);
     site.node.run(&["verify"]).succeeds();
     let text = site.node.run(&["status"]).ok();
-    assert!(text.stdout.contains("objects that nobody knows"), "{text}");
+    assert!(text.stdout.contains("objects that the catalog does not know"), "{text}");
 }
 
 #[test]

@@ -63,7 +63,7 @@ fn invariant_7_a_hole_stops_a_recovery_instead_of_ending_it() {
     assert!(log.contains("is a hole in the archive"), "{log}");
     // The proof is the .partial of a later segment, or the history, if timeline 2 begins with a segment.
     assert!(
-        log.contains("opens the server without what was committed behind it"),
+        log.contains("would open the server without the transactions committed after the hole"),
         "{log}"
     );
     let state = restored.control("Database cluster state");
@@ -77,7 +77,7 @@ fn invariant_7_a_hole_stops_a_recovery_instead_of_ending_it() {
     let mut short = host.restore(&site.scratch, "short", &["--archive-hole=end"]);
     short.start_promoted();
     assert!(
-        short.log().contains("archive-hole=end takes it for the end"),
+        short.log().contains("because of archive-hole=end, recovery ends there"),
         "{}",
         short.log()
     );
@@ -210,7 +210,10 @@ fn invariant_4_no_backup_counts_whose_archived_wal_is_of_another_history() {
     let backup = run(site.host.command(&["backup", "--type=full", "--archive-timeout=3s"]));
     backup.fails(
         &[82],
-        &["archive_command fails: for 0000000100000000", "PostgreSQL's log"],
+        &[
+            "archive_command fails: it failed last for 0000000100000000",
+            "PostgreSQL's log",
+        ],
     );
 
     // An archive_command that hides the refusal: segments of these names are in the archive.

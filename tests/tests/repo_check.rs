@@ -204,7 +204,7 @@ fn s3_takes_roles_from_the_machine_the_pod_and_a_web_identity() {
     let (deaf, _) = service(|_| None);
     let environment = [("AWS_EC2_METADATA_SERVICE_ENDPOINT", endpoint(&deaf))];
     let refused = check(&scratch, &auto, &environment, &[]);
-    refused.fails(&[103], &["no token could be had for the credentials"]);
+    refused.fails(&[103], &["the token server gave no token"]);
     assert!(!refused.to_string().contains(&secret), "{refused}");
 }
 

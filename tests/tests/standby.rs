@@ -302,7 +302,7 @@ fn it_is_said_when_there_is_no_standby_that_fits() {
     standby.stop();
     let outcome = back_up(&site.host, &both, &["--backup-standby=prefer"]);
     outcome.clone().succeeds();
-    outcome.says(&["pg2 is passed over", "taken from the primary"]);
+    outcome.says(&["pg2 is not used", "taken from the primary"]);
 }
 
 #[test]

@@ -2,6 +2,10 @@
 //!
 //! `cargo run --release -p pgmesh-transport --example loopback -- [mebibytes] [streams] [key=value …]`; the keys are
 //! `initial`, `mtu`, `stream`, `connection`, `send` (KiB), `gso` (0 or 1) and `socket` (KiB).
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test or an example may spawn without a name and read the clock"
+)]
 
 use std::{
     env, fs, process,

@@ -14,7 +14,9 @@ use crate::{role::Role, session::Peer};
 pub enum Account {
     /// Nodes, administrators, and the node's own work.
     Mesh,
-    /// All clients whose certificates name exactly these stanzas, in the order of their names.
+    /// All monitors.
+    Monitors,
+    /// All clients and restoring hosts whose certificates name exactly these stanzas, in the order of their names.
     Stanzas(Arc<[StanzaName]>),
 }
 
@@ -31,7 +33,8 @@ impl Account {
     pub fn of_role(role: &Role) -> Self {
         match role {
             Role::Node | Role::Admin => Self::Mesh,
-            Role::Client { stanzas } => Self::of_stanzas(stanzas),
+            Role::Monitor => Self::Monitors,
+            Role::Client { stanzas } | Role::Restore { stanzas } => Self::of_stanzas(stanzas),
         }
     }
 
@@ -46,6 +49,7 @@ impl fmt::Display for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stanzas = match self {
             Self::Mesh => return f.write_str("the mesh"),
+            Self::Monitors => return f.write_str("monitors"),
             Self::Stanzas(stanzas) => stanzas,
         };
         f.write_str("the clients of stanza ")?;
@@ -54,5 +58,27 @@ impl fmt::Display for Account {
             write!(f, "{before}{stanza}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restoring_host_shares_the_account_of_its_stanzas_and_monitors_have_their_own() {
+        let stanzas = |names: &[&str]| -> Vec<StanzaName> { names.iter().map(|name| name.parse().unwrap()).collect() };
+        let client = Account::of_role(&Role::Client {
+            stanzas: stanzas(&["a", "b"]),
+        });
+        let restore = Account::of_role(&Role::Restore {
+            stanzas: stanzas(&["b", "a"]),
+        });
+        assert_eq!(client, restore);
+        assert_eq!(client.to_string(), "the clients of stanza a, b");
+        let monitor = Account::of_role(&Role::Monitor);
+        assert_eq!(monitor, Account::Monitors);
+        assert_ne!(monitor, Account::of_stanzas(&[]), "a client without stanzas");
+        assert_eq!(Account::of_role(&Role::Admin), Account::Mesh);
     }
 }

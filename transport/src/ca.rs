@@ -1,10 +1,12 @@
 //! The mesh's certificate authority.
 
+use pgmesh_runtime::{clock, random};
 use std::{path::Path, time::Duration};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519, SanType, SerialNumber,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519, PublicKeyData, SanType,
+    SerialNumber,
 };
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer};
 use time::OffsetDateTime;
@@ -42,12 +44,12 @@ pub enum CaError {
     },
     /// The operating system has no randomness to give.
     #[error("getting random bytes: {0}")]
-    Random(getrandom::Error),
+    Random(random::Error),
     /// The bytes are no certificate request, or its key is of the wrong kind.
     #[error("the certificate request cannot be signed: {0}")]
     Request(String),
     /// A certificate for that role or time cannot be made.
-    #[error("a certificate like that cannot be made: {0}")]
+    #[error("a certificate for this role and time cannot be issued: {0}")]
     Terms(String),
     /// The stored authority cannot be read or written.
     #[error("the mesh's certificate authority: {0}")]
@@ -90,7 +92,7 @@ impl MeshCa {
         let mut params = CertificateParams::default();
         params.distinguished_name = common_name(mesh_id.as_str());
         params.serial_number = Some(random_serial()?);
-        params.not_before = OffsetDateTime::now_utc() - BACKDATED;
+        params.not_before = OffsetDateTime::from(clock::now()) - BACKDATED;
         // No peer checks the validity of the authority itself: it ends when the mesh gets another authority.
         params.not_after = rcgen::date_time_ymd(9999, 12, 31);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -192,7 +194,7 @@ impl MeshCa {
         name: &MemberName,
         validity: Duration,
     ) -> Result<Vec<u8>, CaError> {
-        let now = OffsetDateTime::now_utc();
+        let now = OffsetDateTime::from(clock::now());
         let not_after = time::Duration::try_from(validity)
             .ok()
             .and_then(|validity| now.checked_add(validity))
@@ -220,17 +222,7 @@ impl MeshCa {
         not_before: OffsetDateTime,
         not_after: OffsetDateTime,
     ) -> Result<Vec<u8>, CaError> {
-        if csr_der.len() > MAX_REQUEST_LENGTH {
-            return Err(CaError::Request(format!(
-                "it is longer than {MAX_REQUEST_LENGTH} bytes"
-            )));
-        }
-        // Checks the request's own signature: its sender has the key.
-        let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr_der))
-            .map_err(|error| CaError::Request(error.to_string()))?;
-        if *request.public_key.algorithm() != PKCS_ED25519 {
-            return Err(CaError::Request("its key is not Ed25519".to_owned()));
-        }
+        let request = read_request(csr_der)?;
         let mut params = self.member_params(role, name)?;
         params.not_before = not_before;
         params.not_after = not_after;
@@ -245,10 +237,10 @@ impl MeshCa {
     }
 
     fn member_params(&self, role: &Role, name: &MemberName) -> Result<CertificateParams, CaError> {
-        if let Role::Client { stanzas } = role
-            && stanzas.len() > MAX_STANZAS
-        {
-            return Err(CaError::Terms(format!("a client has at most {MAX_STANZAS} stanzas")));
+        if role.stanzas().len() > MAX_STANZAS {
+            return Err(CaError::Terms(format!(
+                "a certificate is for at most {MAX_STANZAS} stanzas"
+            )));
         }
         let text = |text: &str| text.try_into().map_err(crypto("naming a certificate"));
         let mut params = CertificateParams::default();
@@ -274,6 +266,33 @@ impl MeshCa {
     }
 }
 
+/// Checks a certificate request as [`MeshCa::sign_csr`] does, and signs nothing: it is well-formed, signed by its own
+/// key, and that is an Ed25519 key. Returns SHA-256 of the public key, as [`MemberCertificate::key`] has it.
+///
+/// [`MemberCertificate::key`]: crate::MemberCertificate::key
+///
+/// # Errors
+/// [`CaError::Request`].
+pub fn key_of_request(csr_der: &[u8]) -> Result<Fingerprint, CaError> {
+    let request = read_request(csr_der)?;
+    Ok(Fingerprint::of(&request.public_key.subject_public_key_info()))
+}
+
+fn read_request(csr_der: &[u8]) -> Result<CertificateSigningRequestParams, CaError> {
+    if csr_der.len() > MAX_REQUEST_LENGTH {
+        return Err(CaError::Request(format!(
+            "it is longer than {MAX_REQUEST_LENGTH} bytes"
+        )));
+    }
+    // Checks the request's own signature: whoever asks has the key.
+    let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr_der))
+        .map_err(|error| CaError::Request(error.to_string()))?;
+    if *request.public_key.algorithm() != PKCS_ED25519 {
+        return Err(CaError::Request("its key is not Ed25519".to_owned()));
+    }
+    Ok(request)
+}
+
 fn common_name(name: &str) -> DistinguishedName {
     let mut distinguished_name = DistinguishedName::new();
     distinguished_name.push(DnType::CommonName, name);
@@ -283,7 +302,7 @@ fn common_name(name: &str) -> DistinguishedName {
 /// 127 random bits: positive, as RFC 5280 demands (section 4.1.2.2), and never the same twice.
 fn random_serial() -> Result<SerialNumber, CaError> {
     let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(CaError::Random)?;
+    random::secret(&mut bytes).map_err(CaError::Random)?;
     let [first, ..] = &mut bytes;
     *first = *first & 0x7f | 0x40;
     Ok(SerialNumber::from_slice(&bytes))
@@ -313,9 +332,14 @@ mod tests {
             Role::Admin,
             Role::Client { stanzas },
             Role::Client { stanzas: vec![] },
+            Role::Monitor,
+            Role::Restore {
+                stanzas: vec!["main".parse().unwrap()],
+            },
         ] {
             let csr = KeyRequest::generate().unwrap().csr_der().unwrap();
             let member = MemberCertificate::parse(&ca.sign_csr(&csr, &role, &name(), YEAR).unwrap()).unwrap();
+            assert_eq!(key_of_request(&csr).unwrap(), member.key);
             assert_eq!(
                 (&member.mesh_id, &member.name, &member.role),
                 (ca.mesh_id(), &name(), &role)
@@ -357,7 +381,11 @@ mod tests {
     #[test]
     fn bad_requests_are_refused() {
         let ca = new_ca();
-        let sign = |csr: &[u8]| ca.sign_csr(csr, &Role::Admin, &name(), YEAR);
+        let sign = |csr: &[u8]| {
+            let signed = ca.sign_csr(csr, &Role::Admin, &name(), YEAR);
+            assert_eq!(key_of_request(csr).is_ok(), signed.is_ok());
+            signed
+        };
         assert!(matches!(sign(b"no"), Err(CaError::Request(_))));
         assert!(matches!(sign(&[0; 5000]), Err(CaError::Request(_))));
         let mut tampered = KeyRequest::generate().unwrap().csr_der().unwrap();

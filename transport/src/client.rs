@@ -1,10 +1,11 @@
 //! The dialling side.
 
+use pgmesh_runtime::clock;
 use std::{
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use futures::{StreamExt, stream::FuturesUnordered};
@@ -105,7 +106,9 @@ pub enum ConnectError {
         node_speaks: u16,
     },
     /// The listening program is no pgmesh node.
-    #[error("what listens at {address} is not a pgmesh node of a version that this program knows")]
+    #[error(
+        "the server at {address} is not a pgmesh node, or runs a version of pgmesh that this program does not know"
+    )]
     NotPgmesh {
         /// The address that was dialled.
         address: String,
@@ -223,11 +226,7 @@ impl Client {
     /// # Errors
     /// No node answers, or one side does not accept the other.
     pub async fn connect(&self, address: &str) -> Result<Connection, ConnectError> {
-        let now = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs();
-        if i64::try_from(now).is_ok_and(|now| now > self.identity.expires_at()) {
+        if clock::now_unix() > self.identity.expires_at() {
             let (name, mesh_id) = (self.identity.name().clone(), self.identity.mesh_id().clone());
             return Err(ConnectError::Expired { name, mesh_id });
         }

@@ -33,7 +33,7 @@ impl Connection {
         let mut shown = shown.into_iter();
         let node = shown
             .next()
-            .ok_or_else(|| CertificateError::NotAMember("the node showed none".to_owned()))?;
+            .ok_or_else(|| CertificateError::NotAMember("the node showed no certificate".to_owned()))?;
         let fate = Arc::<Fate>::default();
         Ok(Self {
             node: Arc::new(MemberCertificate::parse(&node)?),

@@ -14,6 +14,13 @@
 //!
 //! A connection is authenticated on both sides before either sees a byte of the other's messages. A client accepts only
 //! a certificate of its mesh with the node role. A server accepts a client without a certificate only for joining.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "unit tests may spawn without a name and read the clock"
+    )
+)]
 
 pub mod account;
 pub mod ca;
@@ -24,6 +31,7 @@ pub mod connection;
 mod durable_file;
 pub mod guests;
 pub mod identity;
+mod joining;
 mod liveness;
 pub mod lost;
 pub mod name;
@@ -42,12 +50,13 @@ pub mod window;
 pub mod wire_version;
 
 pub use account::Account;
-pub use ca::{CaError, MeshCa};
+pub use ca::{CaError, MeshCa, key_of_request};
 pub use calls::Announced;
 pub use certificate::{CertificateError, Fingerprint, MemberCertificate};
 pub use client::{Client, ConnectError, JoinClient};
 pub use connection::Connection;
 pub use identity::{Identity, IdentityError, KeyRequest};
+pub use joining::JoinPlace;
 pub use lost::{CloseCode, ConnectionLost};
 pub use name::{InvalidName, MemberName, MeshId};
 pub use pgmesh_protocol::{TokenId, TokenSecret};

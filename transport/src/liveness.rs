@@ -5,6 +5,7 @@
 //! sends a one-byte datagram from a socket of its own. "Connection refused" is proof that the process is gone. No
 //! answer proves nothing, and the idle time-out decides.
 
+use pgmesh_runtime::tasks;
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -58,7 +59,7 @@ pub(crate) struct Watch(JoinHandle<()>);
 
 impl Watch {
     pub(crate) fn start(connection: quinn::Connection, fate: Arc<Fate>) -> Self {
-        Self(tokio::spawn(watch(connection, fate)))
+        Self(tasks::spawn("watching a connection", watch(connection, fate)))
     }
 }
 

@@ -45,7 +45,7 @@ pub enum ConnectionLost {
     #[error("the process at the other end is gone")]
     Gone,
     /// No packet came for the idle time-out.
-    #[error("the other end has fallen silent")]
+    #[error("the other end sends no packets any more")]
     Silent,
     /// The other end has restarted and knows nothing of this connection.
     #[error("the other end has restarted")]

@@ -1,5 +1,6 @@
 //! The names of meshes and their members.
 
+use pgmesh_runtime::random;
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
@@ -102,9 +103,9 @@ impl MeshId {
     ///
     /// # Errors
     /// The operating system has no randomness to give.
-    pub fn random() -> Result<Self, getrandom::Error> {
+    pub fn random() -> Result<Self, random::Error> {
         let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes)?;
+        random::fill(&mut bytes)?;
         Ok(Self(hex::encode(bytes)))
     }
 }

@@ -1,8 +1,9 @@
 //! The roles of a mesh's members, and their form in a certificate.
 //!
 //! A certificate carries its role as URIs among its subject alternative names: one of `pgmesh://<mesh>/node/<name>`,
-//! `pgmesh://<mesh>/admin/<name>` and `pgmesh://<mesh>/client/<name>`, and for a client one
-//! `pgmesh://<mesh>/stanza/<stanza>` for each stanza that it serves.
+//! `pgmesh://<mesh>/admin/<name>`, `pgmesh://<mesh>/client/<name>`, `pgmesh://<mesh>/monitor/<name>` and
+//! `pgmesh://<mesh>/restore/<name>`; and for a client and a restoring host one `pgmesh://<mesh>/stanza/<stanza>` for
+//! each of its stanzas.
 
 use pgmesh_storage::StanzaName;
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,13 @@ pub enum Role {
         /// The stanzas, at most [`MAX_STANZAS`].
         stanzas: Vec<StanzaName>,
     },
+    /// A monitor: may read how the mesh does and what there is, no data.
+    Monitor,
+    /// A host that restores: may read these stanzas and write nothing.
+    Restore {
+        /// The stanzas, at most [`MAX_STANZAS`].
+        stanzas: Vec<StanzaName>,
+    },
 }
 
 impl Role {
@@ -33,26 +41,31 @@ impl Role {
             Self::Node => "node",
             Self::Admin => "admin",
             Self::Client { .. } => "client",
+            Self::Monitor => "monitor",
+            Self::Restore { .. } => "restore",
         }
     }
 
-    /// Whether the role may read and write this stanza.
-    pub fn may_use(&self, stanza: &StanzaName) -> bool {
+    /// Whether the role may see what there is of this stanza. What else it may do, the node decides by request.
+    pub fn may_see(&self, stanza: &StanzaName) -> bool {
         match self {
-            Self::Node | Self::Admin => true,
-            Self::Client { stanzas } => stanzas.contains(stanza),
+            Self::Node | Self::Admin | Self::Monitor => true,
+            Self::Client { stanzas } | Self::Restore { stanzas } => stanzas.contains(stanza),
+        }
+    }
+
+    /// The stanzas that it is for; none where it is not for some.
+    pub fn stanzas(&self) -> &[StanzaName] {
+        match self {
+            Self::Client { stanzas } | Self::Restore { stanzas } => stanzas,
+            Self::Node | Self::Admin | Self::Monitor => &[],
         }
     }
 
     pub(crate) fn to_uris(&self, mesh_id: &MeshId, name: &MemberName) -> Vec<String> {
         let mut uris = vec![format!("pgmesh://{mesh_id}/{}/{name}", self.kind())];
-        if let Self::Client { stanzas } = self {
-            uris.extend(
-                stanzas
-                    .iter()
-                    .map(|stanza| format!("pgmesh://{mesh_id}/stanza/{stanza}")),
-            );
-        }
+        let stanzas = self.stanzas().iter();
+        uris.extend(stanzas.map(|stanza| format!("pgmesh://{mesh_id}/stanza/{stanza}")));
         uris
     }
 
@@ -88,9 +101,11 @@ impl Role {
         let stanzas: Vec<StanzaName> = stanzas.into_iter().map(|(_, stanza)| stanza).collect();
         let role = match kind {
             "client" => Self::Client { stanzas },
+            "restore" => Self::Restore { stanzas },
             _ if !stanzas.is_empty() => return Err(format!("the role {kind} takes no stanzas")),
             "node" => Self::Node,
             "admin" => Self::Admin,
+            "monitor" => Self::Monitor,
             _ => return Err(format!("{kind:?} is not a role")),
         };
         Ok((mesh_id, name, role))
@@ -116,14 +131,17 @@ mod tests {
         fn uris_round_trip(
             mesh in "[A-Za-z0-9][A-Za-z0-9_.-]{0,63}",
             name in "[A-Za-z0-9][A-Za-z0-9_.-]{0,63}",
-            kind in 0..3,
+            kind in 0..5,
             stanzas in proptest::collection::vec("[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", 0..8),
         ) {
             let (mesh, name): (MeshId, MemberName) = (mesh.parse().unwrap(), name.parse().unwrap());
+            let stanzas = stanzas.iter().map(|name| stanza(name)).collect();
             let role = match kind {
                 0 => Role::Node,
                 1 => Role::Admin,
-                _ => Role::Client { stanzas: stanzas.iter().map(|name| stanza(name)).collect() },
+                2 => Role::Monitor,
+                3 => Role::Restore { stanzas },
+                _ => Role::Client { stanzas },
             };
             let uris = role.to_uris(&mesh, &name);
             let read = Role::from_uris(uris.iter().map(String::as_str)).unwrap();
@@ -137,6 +155,8 @@ mod tests {
             &[][..],
             &["pgmesh://m/node/a", "pgmesh://m/admin/a"],
             &["pgmesh://m/node/a", "pgmesh://m/stanza/s"],
+            &["pgmesh://m/monitor/a", "pgmesh://m/stanza/s"],
+            &["pgmesh://m/restore/a", "pgmesh://m/client/a"],
             &["pgmesh://m/client/a", "pgmesh://n/stanza/s"],
             &["pgmesh://m/stanza/s"],
             &["pgmesh://m/root/a"],
@@ -151,13 +171,18 @@ mod tests {
     }
 
     #[test]
-    fn a_client_uses_its_own_stanzas_only() {
+    fn a_client_sees_its_own_stanzas_only() {
         let client = Role::Client {
             stanzas: vec![stanza("main")],
         };
-        assert!(client.may_use(&stanza("main")));
-        assert!(!client.may_use(&stanza("other")));
-        assert!(Role::Admin.may_use(&stanza("other")));
-        assert!(!Role::Client { stanzas: vec![] }.may_use(&stanza("main")));
+        assert!(client.may_see(&stanza("main")));
+        assert!(!client.may_see(&stanza("other")));
+        assert!(Role::Admin.may_see(&stanza("other")));
+        assert!(!Role::Client { stanzas: vec![] }.may_see(&stanza("main")));
+        let restores = Role::Restore {
+            stanzas: vec![stanza("main")],
+        };
+        assert!(restores.may_see(&stanza("main")) && !restores.may_see(&stanza("other")));
+        assert!(Role::Monitor.may_see(&stanza("other")));
     }
 }

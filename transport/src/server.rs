@@ -16,6 +16,7 @@ use crate::{
     certificate::{CertificateError, MemberCertificate},
     guests::Guests,
     identity::Identity,
+    joining::Joining,
     lost::CloseCode,
     role::Role,
     session::{Peer, Session},
@@ -92,7 +93,7 @@ pub enum EstablishError {
         source: CertificateError,
     },
     /// Too many clients are joining.
-    #[error("{remote} wants to join, and {MAX_JOINING} others do so now")]
+    #[error("{remote} wants to join, and {MAX_JOINING} others with good tokens do so now")]
     TooManyJoining {
         /// The client.
         remote: SocketAddr,
@@ -127,7 +128,7 @@ struct Shared {
     tuning: Tuning,
     handshakes: Arc<Semaphore>,
     sessions: Arc<Semaphore>,
-    joining: Arc<Semaphore>,
+    joining: Arc<Joining>,
     guests: Guests,
 }
 
@@ -152,7 +153,7 @@ impl Server {
             tuning,
             handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
             sessions: Arc::new(Semaphore::new(MAX_SESSIONS)),
-            joining: Arc::new(Semaphore::new(MAX_JOINING)),
+            joining: Joining::new(MAX_JOINING),
             guests: Guests::default(),
         };
         Ok(Self {
@@ -286,8 +287,7 @@ async fn establish(
         .await
         .map_err(handshake_error)?;
     let peer = admit(&connection, remote)?;
-    let mut permits = vec![permit];
-    let (mut guest, mut windows) = (None, Windows::fixed());
+    let (mut place, mut guest, mut windows) = (None, None, Windows::fixed());
     match &peer {
         Peer::Member(member) => {
             let admitted = shared.guests.admit(member, &shared.tuning);
@@ -299,17 +299,24 @@ async fn establish(
             windows = shared.tuning.admit_member(&connection, guest.as_ref());
         }
         Peer::Joining => {
-            let joining = shared.joining.clone().try_acquire_owned().map_err(|_| {
+            let Some((taken, gone)) = shared.joining.take(&connection) else {
                 close(&connection, CloseCode::BUSY, "too many are joining at the moment");
-                EstablishError::TooManyJoining { remote }
-            })?;
-            permits.push(joining);
+                return Err(EstablishError::TooManyJoining { remote });
+            };
+            if let Some(gone) = gone {
+                close(
+                    &gone,
+                    CloseCode::BUSY,
+                    "others are joining, and this connection has shown no token",
+                );
+            }
+            place = Some(Arc::new(taken));
         }
     }
     welcome::send(&connection)
         .await
         .map_err(|source| EstablishError::Welcome { remote, source })?;
-    Ok(Session::new(connection, peer, permits, (guest, windows)))
+    Ok(Session::new(connection, peer, (permit, place), (guest, windows)))
 }
 
 /// The client's identity, from the negotiated protocol and the verified certificate. A client that is refused has been

@@ -1,18 +1,24 @@
 //! A connection as the server sees it.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use pgmesh_runtime::tasks;
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use pgmesh_storage::StanzaName;
-use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle, time::timeout};
+use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle, time::Instant, time::timeout};
 
 use crate::{
     certificate::MemberCertificate,
     guests::Guest,
+    joining::JoinPlace,
     liveness::Fate,
     lost::{CloseCode, ConnectionLost},
     role::Role,
     stream::Stream,
-    tuning::JOIN_LIFETIME,
+    tuning::{JOIN_LIFETIME, TOKEN_LIMIT},
     window::Windows,
 };
 
@@ -34,9 +40,9 @@ impl Peer {
         }
     }
 
-    /// Whether the peer may read and write this stanza.
-    pub fn may_use(&self, stanza: &StanzaName) -> bool {
-        self.member().is_some_and(|member| member.role.may_use(stanza))
+    /// Whether the peer may see what there is of this stanza.
+    pub fn may_see(&self, stanza: &StanzaName) -> bool {
+        self.member().is_some_and(|member| member.role.may_see(stanza))
     }
 
     /// Whether the peer is another node.
@@ -59,17 +65,21 @@ pub struct Session {
     end: Option<JoinHandle<()>>,
     windows: Windows,
     guest: Option<Guest>,
-    _permits: Vec<OwnedSemaphorePermit>,
+    place: Option<Arc<JoinPlace>>,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Session {
     pub(crate) fn new(
         connection: quinn::Connection,
         peer: Peer,
-        permits: Vec<OwnedSemaphorePermit>,
+        (permit, place): (OwnedSemaphorePermit, Option<Arc<JoinPlace>>),
         (guest, windows): (Option<Guest>, Windows),
     ) -> Self {
-        let end = (peer == Peer::Joining).then(|| tokio::spawn(end_joining(connection.clone())));
+        let ends = place
+            .as_ref()
+            .map(|place| end_joining(connection.clone(), Arc::downgrade(place)));
+        let end = ends.map(|ends| tasks::spawn("ending a joining connection", ends));
         Self {
             connection,
             peer,
@@ -77,13 +87,19 @@ impl Session {
             end,
             windows,
             guest,
-            _permits: permits,
+            place,
+            _permit: permit,
         }
     }
 
     /// The client at the other end.
     pub fn peer(&self) -> &Peer {
         &self.peer
+    }
+
+    /// Its place among those that join; none for a member.
+    pub fn join_place(&self) -> Option<&Arc<JoinPlace>> {
+        self.place.as_ref()
     }
 
     /// The client's address.
@@ -138,8 +154,17 @@ impl Drop for Session {
     }
 }
 
-async fn end_joining(connection: quinn::Connection) {
-    if timeout(JOIN_LIFETIME, connection.closed()).await.is_err() {
-        connection.close(CloseCode::JOIN_EXPIRED.0.into(), b"joining took too long");
+/// Closes a connection that shows no token, and any when joining takes too long.
+async fn end_joining(connection: quinn::Connection, place: Weak<JoinPlace>) {
+    let began = Instant::now();
+    while began.elapsed() < JOIN_LIFETIME {
+        if timeout(TOKEN_LIMIT, connection.closed()).await.is_ok() {
+            return;
+        }
+        if place.upgrade().is_none_or(|place| place.is_idle()) {
+            connection.close(CloseCode::JOIN_EXPIRED.0.into(), b"no token was shown in time");
+            return;
+        }
     }
+    connection.close(CloseCode::JOIN_EXPIRED.0.into(), b"joining took too long");
 }

@@ -1,5 +1,6 @@
 //! UDP sockets and QUIC endpoints on them.
 
+use pgmesh_runtime::random;
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
@@ -63,7 +64,7 @@ pub(crate) fn server_endpoint(
         .finalize()
         .into_bytes();
     let mut connection_id_key = [0; 32];
-    getrandom::fill(&mut connection_id_key).map_err(io::Error::other)?;
+    random::secret(&mut connection_id_key).map_err(io::Error::other)?;
     let mut config = EndpointConfig::new(Arc::new(ResetKey(reset_key.into())));
     config
         .cid_generator(move || {

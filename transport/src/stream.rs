@@ -64,7 +64,7 @@ pub enum StreamError {
         code: StreamCode,
     },
     /// The stream ended before a message or a body, or inside it.
-    #[error("the other end finished early")]
+    #[error("the other end finished before the message or body was complete")]
     Ended,
     /// No byte moved for the stall limit.
     #[error("no progress for {} s", after.as_secs())]
@@ -76,7 +76,7 @@ pub enum StreamError {
     #[error("given up, since others wait for the memory that it takes")]
     GivenUp,
     /// The message or body is longer than was agreed.
-    #[error("{length} bytes announced, at most {max} are taken here")]
+    #[error("a message or body has {length} bytes; at most {max} are accepted")]
     TooLong {
         /// The announced length, in bytes.
         length: u64,

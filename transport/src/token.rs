@@ -4,6 +4,7 @@
 //! As text: `pgmesh1.` and, in base64url without padding, the encoded content and the first four bytes of its SHA-256,
 //! so that a token that lost a character is told from a token that is refused.
 
+use pgmesh_runtime::random;
 use std::{fmt, str::FromStr};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -35,7 +36,7 @@ pub enum TokenError {
     Content(wire::DecodeError),
     /// The operating system has no randomness to give.
     #[error("getting random bytes: {0}")]
-    Random(getrandom::Error),
+    Random(random::Error),
 }
 
 /// A join token. Its text is a secret until it is redeemed or has expired.
@@ -67,7 +68,7 @@ impl JoinToken {
         expires: i64,
     ) -> Result<Self, TokenError> {
         let mut id = TokenId([0; 8]);
-        getrandom::fill(&mut id.0).map_err(TokenError::Random)?;
+        random::secret(&mut id.0).map_err(TokenError::Random)?;
         let secret = TokenSecret::generate().map_err(TokenError::Random)?;
         Ok(Self {
             addresses,

@@ -21,6 +21,9 @@ pub const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 /// A body or a begun message that makes no progress for this long has failed.
 pub const STALL_LIMIT: Duration = Duration::from_secs(60);
 
+/// A connection without a certificate that has shown no good token for this long gives its place up.
+pub const TOKEN_LIMIT: Duration = Duration::from_secs(2);
+
 /// The longest life of a joining connection.
 pub const JOIN_LIFETIME: Duration = Duration::from_secs(30);
 

@@ -41,7 +41,10 @@ fn chosen(config: &Config, settings: &NodeSettings) -> Result<RepoKey, Failure> 
             let numbers: Vec<String> = several.iter().map(|key| format!("repo{key}")).collect();
             Err(CommandError::option_required("repo", config.command())
                 .because_of(format!("the node's file declares {}", numbers.join(", ")))
-                .remedy("give the number of the one that has the most: --repo=N; the others are taken up when the node starts")
+                .remedy(
+                    "give the number of the most complete repository: --repo=N; the node takes up the others when it \
+                     starts",
+                )
                 .into())
         }
     }
@@ -99,7 +102,7 @@ fn text(rebuilt: &Rebuilt, settings: &NodeSettings) -> String {
     }
     let _ = writeln!(
         text,
-        "{} chunks; {} objects that no backup and no archive names were left alone",
+        "{} chunks; {} objects that belong to no backup and no archive were left alone",
         rebuilt.chunks, rebuilt.unnamed
     );
     match rebuilt.problems.len() {
@@ -112,9 +115,10 @@ fn text(rebuilt: &Rebuilt, settings: &NodeSettings) -> String {
         }
     }
     text + "the content of chunks was not read: 'pgmesh verify' does that on the running node\n\
-            no node of the old mesh may run any more; all hosts and nodes must join anew, since the authority is a new one: with a token of\n\
+            no node of the old mesh may run any more; the certificate authority is new, so all hosts and nodes must \
+            join again: with a token of\n\
             'pgmesh invite' here, hosts by 'pgmesh join --force TOKEN'\n\
-            start it with: pgmesh --config=FILE node start"
+            start the node with: pgmesh --config=FILE node start"
 }
 
 #[cfg(test)]

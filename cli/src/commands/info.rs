@@ -13,8 +13,10 @@ mod status;
 mod text;
 
 pub(super) use holes::{REMEDY as HOLES_REMEDY, describe_holes};
-pub(super) use json::{debt, health, holes as holes_json, kept, lost, stanza_holes, stuck};
-pub(super) use losses::{costs, describe_lost, describe_stuck, describe_uncompared, remedy as lost_remedy};
+pub(super) use json::{debt, health, holes as holes_json, kept, lost, stanza_holes, stuck, worker};
+pub(super) use losses::{
+    costs, describe_lost, describe_stuck, describe_uncompared, describe_worker, remedy as lost_remedy,
+};
 pub(super) use status::{describe_kept, describe_troubles, troubles};
 
 use super::stanza;
@@ -40,12 +42,15 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
             ExitCode::OptionInvalid,
             "option 'set' not valid without option 'stanza'",
         )
-        .remedy("labels are a stanza's own: give --stanza=NAME too"));
+        .remedy("each stanza has labels of its own: give --stanza=NAME too"));
     }
     let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let info = mesh.info(asked.as_ref(), Backups::With).await?;
     if let Some(why) = &info.stale {
-        tracing::warn!("this may be stale, it is what node {} last knew: {why}", info.node);
+        tracing::warn!(
+            "this may be stale: node {} answered from its own copy of the catalog: {why}",
+            info.node
+        );
     }
     if let Some(key) = only
         && !info.repositories.iter().any(|repository| repository.key == key)

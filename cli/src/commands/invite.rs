@@ -19,10 +19,10 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
         .collect::<Result<Vec<_>, Failure>>()?;
     let role = config.required_text("role")?.to_owned();
     let name = config.argument(0).map(|name| name.to_string_lossy().into_owned());
-    if role != "node" && (name.is_some() || config.flag("force")) {
-        let what = format!("a token for a {role} is bound to no name and replaces nobody");
+    if role != "node" && name.is_some() {
+        let what = format!("a token for the role {role} takes no NAME");
         return Err(Failure::new(ExitCode::OptionInvalid, what)
-            .remedy("leave NAME and --force out, or make a node's token: --role=node NAME"));
+            .remedy("leave NAME out and give it to 'pgmesh join', or make a node's token: --role=node NAME"));
     }
     let invite = CreateInvite {
         role,
@@ -35,6 +35,6 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let made = mesh.call(&invite).await?;
     output::print(&made.token)?;
-    tracing::info!("good once, until {}", output::timestamp(made.expires_at));
+    tracing::info!("valid for one use, until {}", output::timestamp(made.expires_at));
     Ok(ExitCode::Ok)
 }

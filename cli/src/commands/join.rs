@@ -35,13 +35,15 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
         token_id: token.id,
         secret: token.secret.clone(),
         csr,
-        name: host_name(),
+        name: config
+            .argument(1)
+            .map_or_else(host_name, |name| name.to_string_lossy().into_owned()),
         node: None,
     };
     let accepted = redeem(&connection, join).await?;
     let identity = request
         .into_identity(&accepted.ca, &accepted.certificate, token.ca_fingerprint)
-        .map_err(crypto("the node's answer is not what the token promises"))?;
+        .map_err(crypto("the node's answer does not match the join token"))?;
     identity
         .save(directory)
         .map_err(crypto("the identity cannot be saved"))?;

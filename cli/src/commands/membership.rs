@@ -40,11 +40,11 @@ pub async fn change(config: &Config, change: NodeChange) -> Result<ExitCode, Fai
 
 fn outcome(name: &str, change: NodeChange) -> String {
     match change {
-        NodeChange::Remove { .. } => format!("node {name} is no longer of the mesh"),
-        NodeChange::Drain => format!("node {name} takes no clients any more; 'pgmesh node resume {name}' ends that"),
+        NodeChange::Remove { .. } => format!("node {name} was removed from the mesh"),
+        NodeChange::Drain => format!("node {name} takes no clients any more; 'pgmesh node resume {name}' undoes this"),
         NodeChange::Resume => format!("node {name} takes clients"),
-        NodeChange::Promote => format!("node {name} votes"),
-        NodeChange::Demote => format!("node {name} votes no more"),
+        NodeChange::Promote => format!("node {name} becomes a voter"),
+        NodeChange::Demote => format!("node {name} has no vote any more"),
     }
 }
 
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn each_change_says_what_is_so_now() {
-        assert_eq!(outcome("n1", NodeChange::Promote), "node n1 votes");
+        assert_eq!(outcome("n1", NodeChange::Promote), "node n1 becomes a voter");
         assert!(outcome("n1", NodeChange::Drain).contains("node resume n1"));
     }
 }

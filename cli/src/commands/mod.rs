@@ -7,6 +7,7 @@ mod archive_push;
 mod backup;
 mod catalog_rebuild;
 mod check;
+mod client;
 mod columns;
 mod doctor;
 mod info;
@@ -87,6 +88,8 @@ async fn dispatch(config: &Config) -> Result<ExitCode, Failure> {
         Command::Backup => backup::run(config).await,
         Command::CatalogRebuild => catalog_rebuild::run(config).await,
         Command::Check => check::run(config).await,
+        Command::ClientList => client::list(config).await,
+        Command::ClientRevoke => client::revoke(config).await,
         Command::Doctor => doctor::run(config).await,
         Command::Info => info::run(config).await,
         Command::Invite => invite::run(config).await,

@@ -76,36 +76,40 @@ fn describe_rescue(name: &str, rescued: &Rescued, options: RescueOptions) -> Str
         rescued.removed.join(", ")
     ));
     lines.push(match rescued.uncommitted {
-        0 => format!("its catalog has come to position {}", rescued.position),
+        0 => format!("its catalog ends at position {}", rescued.position),
         tail => format!(
-            "its catalog has come to position {}; the last {tail} entries of its log, which it does not know to be committed, are kept",
+            "its catalog ends at position {}; the last {tail} entries of its log are kept, though the node does not \
+             know whether they were committed",
             rescued.position
         ),
     });
     for (repo, position, written) in &rescued.ahead {
         lines.push(format!(
-            "LOST: what only the catalog knew between position {} and {position}: repo{repo} shows that it had come so far at {}",
+            "LOST: the records of the catalog between position {} and {position}: repo{repo} shows that the catalog \
+             had reached that position at {}",
             rescued.position,
             output::timestamp(*written)
         ));
     }
     for (repo, why) in &rescued.unread {
         lines.push(format!(
-            "repo{repo} was not read ({why}): what it shows of the lost catalog is not known"
+            "repo{repo} was not read ({why}): its marks may show further losses"
         ));
     }
     lines.push(
-        "what the others acknowledged after the last mark (a minute at most in a repository that was written to, an hour where marks \
-         cannot be deleted; not known of repositories that were not read) may be lost, too. WAL of that time is taken up from the \
-         repositories some minutes after the start; what lies in none of these is lost"
+        "the records that the other nodes acknowledged after the last mark may be lost, too (a minute at most in a \
+         repository that was written to, an hour where marks cannot be deleted; unknown for repositories that were \
+         not read). WAL of that time is taken up from the repositories some minutes after the start; WAL that is in \
+         none of them is lost"
             .to_owned(),
     );
     if !options.dry_run {
-        lines.push(format!("the catalog as it was is kept in {}", rescued.kept.display()));
+        lines.push(format!("the former catalog is kept in {}", rescued.kept.display()));
     }
     lines.push(
-        "next: 'pgmesh --config=FILE node start'; 'pgmesh doctor'; of each repository that is gone with its node 'pgmesh --repo=N \
-         --force repo-remove'; 'pgmesh invite --role=node NAME' for new nodes; a backup of each stanza"
+        "next: 'pgmesh --config=FILE node start'; 'pgmesh doctor'; 'pgmesh --repo=N --force repo-remove' for each \
+         repository that is gone with its node; 'pgmesh invite --role=node NAME' for new nodes; a backup of each \
+         stanza"
             .to_owned(),
     );
     lines.join("\n")
@@ -141,7 +145,7 @@ fn start_again() -> Failure {
         .exec();
     Failure::new(
         ExitCode::Runtime,
-        "the node begins anew, and its process could not be started again",
+        "the node begins anew with an empty catalog, but its process could not be restarted",
     )
     .because(error)
     .remedy("start it again: 'pgmesh --config=FILE node start'")

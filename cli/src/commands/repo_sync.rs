@@ -33,7 +33,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     events.await?;
     drop(counter);
     output::print(&format!(
-        "repo{repo} has all that the others have; {made} objects were made"
+        "repo{repo} has all objects that the other repositories have; {made} objects were copied"
     ))?;
     Ok(ExitCode::Ok)
 }

@@ -78,12 +78,12 @@ pub async fn replace(config: &Config) -> Result<ExitCode, Failure> {
 }
 
 fn replaced_text(repo: RepoKey, replaced: Replaced) -> String {
-    let sync = format!("'pgmesh --repo={repo} repo-sync' tells how far it is");
+    let sync = format!("'pgmesh --repo={repo} repo-sync' shows the progress");
     match replaced {
-        Replaced::Empty => format!("repo{repo} is an empty one now, and is being filled: {sync}"),
+        Replaced::Empty => format!("repo{repo} is now an empty repository, and is being filled: {sync}"),
         Replaced::OlderCopy { missing, there } => format!(
-            "an older copy of repo{repo} is taken up: it has {there} objects, and lacks {missing}, which are copied from the \
-             other repositories: {sync}"
+            "an older copy of repo{repo} is taken up: it has {there} objects; {missing} objects that it lacks are \
+             copied from the other repositories: {sync}"
         ),
     }
 }
@@ -95,8 +95,8 @@ pub async fn remove(config: &Config) -> Result<ExitCode, Failure> {
     let mesh = Mesh::connect(settings::access::of(config)?).await?;
     mesh.call(&RemoveRepository { repo, force }).await?;
     output::print(&format!(
-        "repo{repo} is not part of the mesh any more; what lies there is untouched\n\
-         take it out of the node's file, too: a node that declares it registers it again when it starts"
+        "repo{repo} is not part of the mesh any more; its objects were not touched\n\
+         take it out of the node's configuration file, too: a node that declares it registers it again when it starts"
     ))?;
     Ok(ExitCode::Ok)
 }

@@ -43,13 +43,16 @@ pub async fn adopt(config: &Config) -> Result<ExitCode, Failure> {
     let adopted = mesh.call(&AdoptStanza { cluster, force }).await?;
     let timeline = adopted.timeline;
     let last = adopted.last.map_or_else(String::new, |(segment, at)| {
-        format!("; its last segment is {segment}, archived {}", output::timestamp(at))
+        format!(
+            "; the last segment of the timeline is {segment}, archived {}",
+            output::timestamp(at)
+        )
     });
     output::print(&match adopted.before {
         None => format!("timeline {timeline} of stanza {stanza} is written by this data directory already{last}"),
         Some((before, host)) => format!(
-            "timeline {timeline} of stanza {stanza} is written by this data directory, {instance}, and no more by {before}, first \
-             pushed by {host}{last}"
+            "timeline {timeline} of stanza {stanza} is now written by this data directory, {instance}; the former \
+             writer, {before}, first pushed by {host}, is refused from now on{last}"
         ),
     })?;
     Ok(ExitCode::Ok)

@@ -39,7 +39,7 @@ async fn set(config: &Config, stopped: Option<String>, ends_sessions: bool) -> R
     let ended = mesh.call(&request).await?;
     tracing::info!("{subject} is {state}");
     if ended > 0 {
-        tracing::info!("{ended} backups and restores that ran were ended");
+        tracing::info!("{ended} running backups and restores were ended");
     }
     Ok(ExitCode::Ok)
 }
@@ -60,14 +60,19 @@ pub async fn end_session(config: &Config) -> Result<ExitCode, Failure> {
 
 /// Gives up the part of the catalog that is lost.
 pub async fn accept_loss(config: &Config) -> Result<ExitCode, Failure> {
-    let text = argument(config, 0, "the position that the catalog had come to")?;
+    let text = argument(config, 0, "the position that the catalog had reached")?;
     let position = text.parse().map_err(|error| {
-        Failure::new(ExitCode::OptionInvalid, format!("'{text}' is no position"))
-            .because(error)
-            .remedy("'pgmesh doctor' says what the catalog has lost, if it has lost something")
+        Failure::new(
+            ExitCode::OptionInvalid,
+            format!("'{text}' is not a position of the catalog"),
+        )
+        .because(error)
+        .remedy(
+            "give the position that 'pgmesh doctor' shows for the loss; if it shows none, the catalog has lost nothing",
+        )
     })?;
     let mesh = Mesh::connect(settings::access::of(config)?).await?;
     mesh.call(&AcceptLoss { position }).await?;
-    tracing::info!("what the catalog had up to position {position} is given up: the mesh serves again");
+    tracing::info!("the lost entries of the catalog up to position {position} are given up: the mesh serves again");
     Ok(ExitCode::Ok)
 }

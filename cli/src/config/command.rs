@@ -1,6 +1,7 @@
 //! The commands: each is defined once, and the command line, the help, the manual page and the completions follow from
 //! that.
 
+mod clients;
 mod commands;
 
 pub use commands::COMMANDS;
@@ -19,6 +20,8 @@ pub enum Command {
     CatalogAcceptLoss,
     CatalogRebuild,
     Check,
+    ClientList,
+    ClientRevoke,
     Completions,
     Doctor,
     Help,

@@ -5,7 +5,8 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure};
@@ -62,7 +63,7 @@ fn of_file(title: &str, path: &Path) -> Result<Zeroizing<String>, Failure> {
     if !metadata.is_file() || metadata.mode() & 0o077 != 0 {
         let what = format!("{title}: {} is not a file that only its owner can read", path.display());
         return Err(Failure::new(ExitCode::FileOpen, what)
-            .because("whoever reads it can read the repository")
+            .because("every user who can read this file can decrypt the repository")
             .remedy(format!("chmod 0600 {}", path.display())));
     }
     first_line(title, &mut file.take(LONGEST + 2)).map_err(|error| unreadable(&error))?

@@ -60,7 +60,7 @@ fn stanza(config: &Config) -> Result<StanzaName, Failure> {
 fn kind(config: &Config) -> Result<BackupType, Failure> {
     let text = config.text("type").unwrap_or("incr");
     text.parse()
-        .map_err(|error| Failure::new(ExitCode::OptionInvalid, format!("type={text} cannot be")).because(error))
+        .map_err(|error| Failure::new(ExitCode::OptionInvalid, format!("type={text} is not valid")).because(error))
 }
 
 fn compression(config: &Config) -> Result<(Codec, Option<i32>), Failure> {
@@ -68,11 +68,11 @@ fn compression(config: &Config) -> Result<(Codec, Option<i32>), Failure> {
     let name = config.text("compress-type").unwrap_or("zst");
     let codec: Codec = name
         .parse()
-        .map_err(|error| invalid(format!("compress-type={name} cannot be")).because(error))?;
+        .map_err(|error| invalid(format!("compress-type={name} is not valid")).because(error))?;
     let Some(level) = config.optional_integer("compress-level") else {
         return Ok((codec, None));
     };
-    let impossible = || invalid(format!("compress-level={level} cannot be with compress-type={name}"));
+    let impossible = || invalid(format!("compress-level={level} is not valid for compress-type={name}"));
     let level = i32::try_from(level).map_err(|_| impossible())?;
     codec.check_level(level).map_err(|error| impossible().because(error))?;
     Ok((codec, Some(level)))

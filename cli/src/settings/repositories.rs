@@ -25,8 +25,13 @@ pub fn source(config: &Config) -> Result<SourceSettings, Failure> {
 pub fn reachable(config: &Config, repo: Option<RepoKey>) -> Result<Vec<RepositorySettings>, Failure> {
     let mut found = Vec::new();
     for (number, declared) in config.repositories() {
-        let key = RepoKey::new(number)
-            .map_err(|error| Failure::new(ExitCode::OptionInvalid, format!("repo{number} cannot be")).because(error))?;
+        let key = RepoKey::new(number).map_err(|error| {
+            Failure::new(
+                ExitCode::OptionInvalid,
+                format!("repo{number} is not a valid repository"),
+            )
+            .because(error)
+        })?;
         if repo.is_none_or(|only| only == key) && declared.is_reachable() {
             found.push(RepositorySettings {
                 key,

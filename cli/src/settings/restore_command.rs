@@ -110,8 +110,8 @@ fn absolute(kind: Kind, text: String) -> String {
 fn warn_of_secret(config: &Config, name: &str) {
     if let Source::Environment { variable } = config.source_of(name) {
         tracing::warn!(
-            "{name} came from the environment: PostgreSQL needs {variable} in its environment as well, or {name} in the \
-             configuration file, to get its WAL"
+            "{name} came from the environment: to fetch WAL, PostgreSQL, too, needs {variable} in its environment, or \
+             {name} in the configuration file"
         );
     }
 }

@@ -110,7 +110,7 @@ pub async fn commit(
         CommittedBackup::Missing(missing) => Err(Failure::new(
             ExitCode::Runtime,
             format!(
-                "{} chunks of the backup were removed from the mesh while it was made",
+                "{} chunks of the backup were removed from the mesh before the backup was committed",
                 missing.len()
             ),
         )

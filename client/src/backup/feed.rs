@@ -156,7 +156,10 @@ impl<'a> Past<'a> {
                 Ok(Some(entries)) => self.entries.extend(entries),
                 Ok(None) => self.parts = None,
                 Err(failure) => {
-                    tracing::warn!("what follows is stored anew: {failure}");
+                    tracing::warn!(
+                        "the list of files of the prior backup cannot be read further, so the remaining files are \
+                         stored anew: {failure}"
+                    );
                     self.parts = None;
                 }
             }

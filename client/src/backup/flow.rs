@@ -12,17 +12,19 @@ use crate::text::local_offset;
 use pgmesh_postgres::TimelineId;
 use pgmesh_protocol::choice::PriorChoice;
 use pgmesh_protocol::{BackupBegun, BeginBackup, ChoosePrior, ExitCode, Failure};
+use pgmesh_runtime::clock;
 use pgmesh_storage::{BackupLabel, BackupType};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use time::OffsetDateTime;
+use tokio::time::Instant;
 
 /// How long the lock of a backup that was perhaps killed is waited for.
 const LOCK_PATIENCE: Duration = Duration::from_secs(15);
 /// How often a label is chosen while other backups end.
 const TRIES: u32 = 5;
 const LOCK_PAUSE: Duration = Duration::from_millis(500);
-const RESUMES: &str = "run the backup again: what is stored is not sent twice";
+const RESUMES: &str = "run the backup again: chunks that are stored already are not sent again";
 
 /// Backs a cluster of this host up to the mesh.
 ///
@@ -116,13 +118,13 @@ async fn choose(mesh: &Mesh, settings: &BackupSettings, cluster: &OpenCluster) -
             settings.kind
         );
     }
-    let now = OffsetDateTime::now_utc();
+    let now = OffsetDateTime::from(clock::now());
     let now = now.to_offset(local_offset(now));
     let chosen = label::choose(now, kind, prior.as_ref(), &newest);
     if chosen.clock_is_behind {
         tracing::warn!(
-            "this host's clock stands before the newest backup of stanza {stanza}: the new one is named {} nevertheless, \
-             to come after it; check the clock",
+            "this host's clock is behind the newest backup of stanza {stanza}; the new backup gets the later label \
+             {}, so that it sorts after it; check the clock",
             chosen.label
         );
     }
@@ -157,7 +159,7 @@ async fn begin(
         match mesh.begin_backup(request.clone()).await {
             // A backup that was killed holds the lock until the node has noticed.
             Err(failure) if failure.code == ExitCode::LockAcquire && Instant::now() < deadline => {
-                tracing::info!("{failure}; waiting, in case it was killed");
+                tracing::info!("{failure}; waiting: if that backup was killed, its session ends soon");
                 tokio::time::sleep(LOCK_PAUSE).await;
             }
             begun => {

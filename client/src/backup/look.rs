@@ -73,8 +73,8 @@ impl Policy {
     pub fn in_words(&self) -> &'static str {
         match self {
             Self::Everything(_) => "all files are read",
-            Self::Map(_) => "of relations, the pages that the WAL since then names are read",
-            Self::Times(_) => "files of another size or time are read",
+            Self::Map(_) => "of relations, only the pages that the WAL has changed since then are read",
+            Self::Times(_) => "only files with another size or time are read",
         }
     }
 }

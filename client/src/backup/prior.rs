@@ -60,13 +60,13 @@ pub async fn begin(context: &Context, start: &BackupStart) -> Result<Beginning, 
     let root = match source.manifest(label).await {
         Ok(root) => root,
         Err(failure) => {
-            tracing::warn!("backup {label} cannot be read, so that all is stored anew: {failure}");
+            tracing::warn!("the prior backup {label} cannot be read, so all files are stored anew: {failure}");
             return new_secret();
         }
     };
     let Some(seed) = root.fingerprint_seed else {
         if context.prior.is_some() {
-            tracing::info!("backup {label} has no page fingerprints: all is read and stored anew");
+            tracing::info!("the prior backup {label} has no page fingerprints: all files are read and stored anew");
         }
         return new_secret();
     };
@@ -101,9 +101,9 @@ impl Beginning {
 
 fn new_secret() -> Result<Beginning, Failure> {
     let drawn = FingerprintSeed::draw();
-    drawn
-        .map(Beginning::alone)
-        .map_err(|error| Failure::new(ExitCode::Crypto, "no secret for fingerprints").because(error))
+    drawn.map(Beginning::alone).map_err(|error| {
+        Failure::new(ExitCode::Crypto, "the secret for page fingerprints cannot be drawn").because(error)
+    })
 }
 
 /// The policy that reads the least of those that miss no change.
@@ -119,7 +119,7 @@ async fn policy(context: &Context, root: &ManifestRoot, start: &BackupStart) -> 
     let known = match changes::since(context, root, start.lsn).await {
         Ok(known) => Some(known),
         Err(Unknown(why)) => {
-            tracing::info!("which pages changed is not known from the WAL: {why}");
+            tracing::info!("the WAL does not tell which pages changed: {why}");
             None
         }
     };

@@ -12,6 +12,7 @@ use crate::wal_sink::WalSink;
 use pgmesh_postgres::{Lsn, SegmentName, SegmentSize, SystemId, TimelineId, WalFileName, WalSearch};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_runtime::random;
 use pgmesh_storage::StanzaName;
 
 /// Longer than the record of a restore point with the page header in it.
@@ -127,21 +128,21 @@ impl WalSink for Searched<'_> {
 
 fn random_text() -> Result<String, Failure> {
     let mut random = [0; RANDOM];
-    getrandom::fill(&mut random).map_err(|error| Failure::new(ExitCode::Crypto, "no randomness").because(error))?;
+    random::fill(&mut random).map_err(|error| Failure::new(ExitCode::Crypto, "no randomness").because(error))?;
     Ok(format!("pgmesh proof {}", hex::encode(random)))
 }
 
 fn not_its_own(stanza: &StanzaName, name: SegmentName, cause: &str) -> Failure {
-    let what = format!("WAL segment {name}, as stanza {stanza} has it, is not what this server wrote");
+    let what = format!("the archived WAL segment {name} of stanza {stanza} is not what this server wrote");
     Failure::new(ExitCode::ArchiveMismatch, what)
         .because(format!(
             "{cause}: the archive has WAL of another history of this cluster, so no backup of this server could be recovered with it"
         ))
         .remedy(
-            "if the server was put back to a snapshot and its archiver is refused, 'pgmesh status' and PostgreSQL's log name the file and \
-             the command that takes what was given up out of the archive; if archive_command hides that, the server goes on under a \
-             timeline of its own: stop it, create standby.signal in its data directory, start it, 'select pg_promote()', then take a \
-             full backup; a copy belongs to a stanza of its own, and pgN-host must name the \
-             server that archives to the stanza",
+            "if the server was put back to a snapshot and its WAL is refused, 'pgmesh status' and PostgreSQL's log \
+             name the file, and the command that takes the abandoned WAL out of the archive; if archive_command hides \
+             the refusal, give the server a timeline of its own: stop it, create standby.signal in its data \
+             directory, start it, 'select pg_promote()', then take a full backup; a copy of the cluster needs a \
+             stanza of its own, and pgN-host must name the server that archives to the stanza",
         )
 }

@@ -22,6 +22,7 @@ use crate::progress::Progress;
 use pgmesh_postgres::{BackupLabel, ControlFile, Entry, TimelineId, WalkError, WalkOptions, walk};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{BackupBegun, ExitCode, Failure};
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{BackupType, EntryKind, Extent};
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -141,7 +142,7 @@ async fn plan(context: &Context) -> Result<Plan, Failure> {
     let pgdata = context.cluster.pgdata.clone();
     let tree = match &context.standby {
         Some(standby) => standby.tree(&context.cluster, &options.exclude).await?,
-        None => tokio::task::spawn_blocking(move || walk(&pgdata, &options))
+        None => tasks::blocking("walking the data directory", move || walk(&pgdata, &options))
             .await
             .map_err(|error| Failure::new(ExitCode::Assert, "the walk ended abnormally").because(error))?
             .map_err(|error| walk_failure(&error))?,
@@ -186,7 +187,7 @@ async fn store(context: &Context, plan: Plan, beginning: Beginning, checks_pages
     let (pieces, upload) = Uploader::start(context.mesh.clone(), upload_settings(context));
     // In a set, so that it ends when this future is dropped.
     let mut upload_task = JoinSet::new();
-    upload_task.spawn(upload);
+    upload_task.spawn(tasks::named("uploading", upload));
     let read = Box::pin(read_all(context, plan, beginning, checks_pages, pieces)).await;
     let ended = match &read {
         Err(Halt::Failed(failure)) => return Err(failure.clone()),
@@ -283,12 +284,10 @@ async fn read_files(
     total: u64,
 ) -> Result<(), Halt> {
     let (taken, mut all_taken) = mpsc::channel(ENTRIES_WAITING);
-    for number in 1..=readers {
+    for _ in 0..readers {
         let reader = Reader::new(reading.clone(), pieces.clone(), taken.clone());
         // Threads of their own: the runtime's are for compression, which readers wait for.
-        std::thread::Builder::new()
-            .name(format!("reader-{number}"))
-            .spawn(move || reader.run())
+        tasks::thread("reader", move || reader.run())
             .map_err(|error| Halt::Failed(Failure::new(ExitCode::Runtime, "starting a reader").because(error)))?;
     }
     drop(taken);

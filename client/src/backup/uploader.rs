@@ -6,6 +6,7 @@
 use crate::mesh::Mesh;
 use bytes::Bytes;
 use pgmesh_protocol::{ExitCode, Failure, PutChunk, QueryChunks};
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{Codec, Digest, Payload, StanzaName};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -109,10 +110,10 @@ impl Uploader {
                     for piece in self.new_ones(std::mem::take(&mut pieces)).await? {
                         let permit = self.sending.clone().acquire_owned().await;
                         let job = self.send(piece);
-                        tasks.spawn(async move {
+                        tasks.spawn(tasks::named("uploading", async move {
                             let _permit = permit;
                             job.await
-                        });
+                        }));
                     }
                 }
                 // A failure is noticed at once, also while no pieces come.
@@ -162,7 +163,7 @@ impl Uploader {
             let (digest, plain_length) = (piece.digest, piece.bytes.len() as u64);
             let permit = compressing.acquire_owned().await;
             let (stanza, session) = (settings.stanza.clone(), settings.session);
-            let packed = tokio::task::spawn_blocking(move || pack(&settings, piece)).await;
+            let packed = tasks::blocking("packing a piece", move || pack(&settings, piece)).await;
             drop(permit);
             let payload = packed.map_err(|error| abnormal(&error))??;
             let body: Bytes = payload.bytes.clone();

@@ -133,13 +133,13 @@ pub async fn wait_for_archiver(settings: &BackupSettings, client: &PgClient) -> 
         }
     }
     let what = format!(
-        "archive_command fails: for {} last, at {}, and did not succeed within {} s (archive-timeout)",
+        "archive_command fails: it failed last for {}, at {}, and did not succeed within {} s (archive-timeout)",
         newest.file,
         text::timestamp(newest.at),
         settings.archive_timeout.as_secs()
     );
     Err(Failure::new(ExitCode::ArchiveTimeout, what)
-        .because("the WAL of a backup that is taken now would not be archived, and it could not be restored")
+        .because("the WAL of a backup that is taken now would not be archived, so the backup could not be restored")
         .remedy("see what archive_command says in PostgreSQL's log; 'pgmesh check' tries it"))
 }
 
@@ -164,7 +164,8 @@ fn not_archived(missing: &str, waited: Duration, archiver: Option<ArchiverFailur
         }
     };
     Failure::new(ExitCode::ArchiveTimeout, what).because(cause).remedy(
-        "see what archive_command says in PostgreSQL's log, then run the backup again: what is stored is not sent twice",
+        "see what archive_command says in PostgreSQL's log, then run the backup again: chunks that are stored already \
+         are not sent again",
     )
 }
 

@@ -60,6 +60,12 @@ impl Mesh {
 }
 
 fn unreachable<'a>(failed: &[(usize, ConnectError)], silent: impl Iterator<Item = &'a str>) -> Failure {
+    // A node that has not heard of it yet would have let this host in: what one node says counts.
+    if let Some(why) = failed.iter().find_map(|(_, error)| error.shut_out()) {
+        return Failure::new(ExitCode::Crypto, "this host's certificate counts no more in the mesh")
+            .because(why)
+            .remedy("join again with a new token: 'pgmesh invite' on a node, then 'pgmesh join --force TOKEN' here");
+    }
     let mut reasons: Vec<String> = failed.iter().map(|(_, error)| chain(error)).collect();
     let refused_by_all = !failed.is_empty() && failed.iter().all(|(_, error)| !error.is_transient());
     let before = reasons.len();

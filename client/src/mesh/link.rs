@@ -112,7 +112,7 @@ impl Link {
         let session = resume.session;
         self.exchange(&resume, None, |()| None, None).await?;
         *held = Some(session);
-        tracing::info!("session {session} goes on through node {}", self.node());
+        tracing::info!("session {session} is now kept open by node {}", self.node());
         Ok(())
     }
 
@@ -124,7 +124,7 @@ impl Link {
             silence.as_secs()
         );
         Failure::new(ExitCode::HostConnect, what)
-            .remedy("'pgmesh status' and 'pgmesh doctor' say how the nodes do")
+            .remedy("'pgmesh status' and 'pgmesh doctor' show the state of the nodes")
             .again()
     }
 

@@ -49,7 +49,8 @@ use retry::Retry;
 use sessions::HeldSession;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// A node may be silent for so long, at least.
 const LEAST_SILENCE: Duration = Duration::from_secs(2);
@@ -283,7 +284,9 @@ impl Mesh {
             if failure.again || C::NUMBER != CommitBackup::NUMBER {
                 return Err(Failed::at(link, failure));
             }
-            tracing::debug!("{failure}; the commit is repeated all the same");
+            tracing::debug!(
+                "{failure}; the commit is repeated: only its answer tells whether the first attempt succeeded"
+            );
         }
         Ok(link)
     }
@@ -323,7 +326,7 @@ impl Mesh {
             let Some(lost) = link.connection.lost() else {
                 return Ok(link.clone());
             };
-            tracing::info!("node {} is left: {lost}", link.node());
+            tracing::info!("lost the connection to node {}: {lost}", link.node());
             self.nodes.failed(link.node());
         }
         kept.take();

@@ -3,9 +3,10 @@
 use super::cache::{MeshCache, Stranger};
 use super::candidates::{Candidate, Ways, candidates};
 use pgmesh_protocol::NodeAddress;
+use pgmesh_runtime::clock;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// A round trip that differs less, in microseconds, is the same.
 const ROUND_TRIP_NOISE: u64 = 2000;
@@ -152,8 +153,7 @@ fn differs(known: u64, measured: u64) -> bool {
 }
 
 fn now_milliseconds() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    i64::try_from(clock::since_epoch().as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ async fn renew(access: AccessSettings) -> Result<Option<i64>, Failure> {
     let accepted = mesh.call(&RenewCertificate { csr }).await?;
     let new = old
         .renewed(&accepted.ca, &accepted.certificate)
-        .map_err(crypto("the node's answer is not what was asked for"))?;
+        .map_err(crypto("the node's answer does not match the request"))?;
     if new.expires_at() <= old.expires_at() {
         return Err(Failure::new(
             ExitCode::Crypto,

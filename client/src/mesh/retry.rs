@@ -2,7 +2,8 @@
 //! repeated, at the same node and at others, and has one effect.
 
 use pgmesh_protocol::{ExitCode, Failure};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// The pause after the second failure in a row; the first is followed by a try elsewhere at once.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);

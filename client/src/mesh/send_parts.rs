@@ -5,6 +5,7 @@ use super::retry::Retry;
 use super::{Failed, Mesh};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure, PartsTurn, PushSegment, Pushed};
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{Codec, Digest, DigestSuite, FILE_PART_LENGTH, FilePart, Payload, parts_of};
 use pgmesh_transport::{Stream, StreamError};
 use std::fs::File;
@@ -53,7 +54,7 @@ impl PartedFile {
     /// It cannot be read, or is not as long as it was.
     pub async fn digest(&self, suite: DigestSuite) -> Result<Digest, Failure> {
         let file = self.clone();
-        let digesting = tokio::task::spawn_blocking(move || {
+        let digesting = tasks::blocking("digesting a WAL file", move || {
             let (mut hasher, mut piece, mut read) = (suite.hasher(), vec![0; PIECE], 0u64);
             loop {
                 let length = file.file.read_at(&mut piece, read)?;
@@ -65,7 +66,10 @@ impl PartedFile {
             }
             let is_whole = read == file.length;
             is_whole.then(|| hasher.finalize()).ok_or_else(|| {
-                let what = format!("it had {} bytes, and now has {read}", file.length);
+                let what = format!(
+                    "its length changed from {} to {read} bytes while it was read",
+                    file.length
+                );
                 io::Error::new(io::ErrorKind::InvalidData, what)
             })
         });
@@ -78,7 +82,7 @@ impl PartedFile {
     /// Reads and compresses one part, on a thread of its own.
     fn pack(&self, part: FilePart, suite: DigestSuite) -> JoinHandle<Result<Payload, Failure>> {
         let file = self.clone();
-        tokio::task::spawn_blocking(move || {
+        tasks::blocking("reading a part", move || {
             let from = u64::from(part.number() - 1) * FILE_PART_LENGTH;
             let length = usize::try_from(part.length_in(file.length)).unwrap_or_default();
             let mut plain = vec![0; length];

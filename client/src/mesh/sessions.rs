@@ -12,7 +12,8 @@ use pgmesh_protocol::{
 use pgmesh_storage::StanzaName;
 use std::convert::Infallible;
 use std::sync::{Arc, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 use tokio::time::{sleep, timeout};
 
 /// How often it is looked which connection a session goes along with.
@@ -111,7 +112,7 @@ impl Mesh {
                 }
                 Err(failed) => {
                     if let Err(failure) = self.settle::<KeepSession>(&mut retry, failed).await {
-                        tracing::debug!("the backup session is not kept any more: {failure}");
+                        tracing::debug!("the backup's session cannot be kept open: {failure}");
                         return std::future::pending().await;
                     }
                 }
@@ -128,8 +129,8 @@ impl Mesh {
             Err(_) => format!("no answer within {} s", OPEN_LIMIT.as_secs()),
         };
         tracing::warn!(
-            "the restore goes on without a session, and asks for one again: until then the mesh does not wait for it before \
-             it deletes something ({failure})"
+            "the restore continues without a session and asks for one again; until it has one, the mesh may delete \
+             objects that the restore needs ({failure})"
         );
     }
 
@@ -172,7 +173,9 @@ impl Mesh {
                 None if asked.elapsed() >= OPEN_AGAIN => {
                     asked = Instant::now();
                     match timeout(OPEN_LIMIT, self.open_restore(begin)).await {
-                        Ok(Ok(())) => tracing::info!("the restore has a session from now on"),
+                        Ok(Ok(())) => {
+                            tracing::info!("the restore now has a session: the mesh keeps the objects that it needs")
+                        }
                         Ok(Err(failure)) => tracing::debug!("still without a session: {failure}"),
                         Err(_) => tracing::debug!("still without a session: no answer"),
                     }
@@ -188,7 +191,7 @@ impl Mesh {
                     };
                     match taken {
                         Err(failure) if !failure.again => {
-                            tracing::warn!("{failure}; the restore goes on, and asks for another session");
+                            tracing::warn!("{failure}; the restore continues and asks for another session");
                             self.forget_session();
                             // At once.
                             asked = Instant::now().checked_sub(OPEN_AGAIN).unwrap_or(asked);
@@ -211,8 +214,8 @@ impl Mesh {
         let end = EndSession { stanza, session };
         match timeout(END_LIMIT, self.call(&end)).await {
             Ok(Ok(())) => {}
-            Ok(Err(failure)) => tracing::debug!("the session could not be given up in order: {failure}"),
-            Err(_) => tracing::debug!("the session could not be given up in order: no answer"),
+            Ok(Err(failure)) => tracing::debug!("the session could not be closed: {failure}"),
+            Err(_) => tracing::debug!("the session could not be closed: no answer"),
         }
     }
 

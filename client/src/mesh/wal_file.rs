@@ -8,6 +8,7 @@ use bytes::Bytes;
 use pgmesh_postgres::{SystemId, WalFileName, WalHole};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{BODY_LIMIT, ExitCode, Failure, GetSegment, SegmentPart, SegmentReply};
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{
     Digest, DigestSuite, FILE_PART_LENGTH, FilePart, Hasher, MAX_FILE_LENGTH, Payload, PayloadError, PayloadHead,
     StanzaName, parts_of,
@@ -82,7 +83,7 @@ impl Mesh {
                     if bad == BAD_COPIES || is_only {
                         return Err(failure);
                     }
-                    tracing::warn!("{failure}; it is asked for again from elsewhere");
+                    tracing::warn!("{failure}; another replica is requested");
                     match as_a_whole {
                         true => doubted.extend(repos),
                         false => avoid.extend(repos),
@@ -166,7 +167,7 @@ impl Receiving<'_> {
         sink: &mut dyn WalSink,
     ) -> Result<Received, Failure> {
         let of = parts_of(plain_length).filter(|_| plain_length <= MAX_FILE_LENGTH);
-        let of = of.ok_or_else(|| self.unfitting(format!("{plain_length} bytes do not lie in parts")))?;
+        let of = of.ok_or_else(|| self.unfitting(format!("a file of {plain_length} bytes cannot come in parts")))?;
         let mut hasher = self.suite.hasher();
         let mut repos = BTreeSet::new();
         sink.begin()?;
@@ -193,7 +194,7 @@ impl Receiving<'_> {
         if hasher.finalize() == digest {
             return Ok(Received::Said(Archived::Found));
         }
-        let what = format!("{} as it came in parts is another content", self.wanted.file);
+        let what = format!("the parts of {} together do not match its digest", self.wanted.file);
         Ok(Received::Damaged {
             failure: Failure::new(ExitCode::Checksum, what),
             repos,
@@ -211,15 +212,15 @@ impl Receiving<'_> {
         match self.wanted.only {
             Some((only, _)) if only != repo => Err(Failure::new(
                 ExitCode::RepoInvalid,
-                format!("repo{only} has no good copy of all that is needed"),
+                format!("repo{only} lacks a good replica of an object that is needed"),
             )
-            .remedy("restore without --repo: the mesh reads each object where it is whole")),
+            .remedy("restore without --repo: the mesh then reads each object from any repository with a good replica")),
             _ => Ok(()),
         }
     }
 
     fn damaged(&self, repo: u16, error: &PayloadError) -> Received {
-        let what = format!("{} as repo{repo} has it is damaged", self.wanted.file);
+        let what = format!("the replica of {} in repo{repo} is damaged", self.wanted.file);
         Received::Damaged {
             failure: Failure::new(ExitCode::Checksum, what).because(chain(error)),
             repos: BTreeSet::from([repo]),
@@ -228,7 +229,7 @@ impl Receiving<'_> {
     }
 
     fn unfitting(&self, why: String) -> Failure {
-        let what = format!("node {} sent what no WAL file can be", self.link.node());
+        let what = format!("node {} sent data that cannot be a WAL file", self.link.node());
         Failure::new(ExitCode::Protocol, what).because(why)
     }
 }
@@ -240,7 +241,7 @@ async fn opened(
     suite: DigestSuite,
     mut hasher: Hasher,
 ) -> Result<Result<(Bytes, Hasher), PayloadError>, Failure> {
-    let opening = tokio::task::spawn_blocking(move || {
+    let opening = tasks::blocking("opening a WAL file", move || {
         let plain = Payload::from_parts(head, body)?.open(suite)?;
         hasher.update(&plain);
         Ok((plain, hasher))

@@ -2,6 +2,7 @@
 
 use super::address::PgAddress;
 use pgmesh_postgres::{Lsn, PgVersion, SystemId, UnsupportedVersion};
+use pgmesh_runtime::tasks;
 use std::future::Future;
 use std::time::Duration;
 use tokio_postgres::{Client, NoTls, Row};
@@ -126,7 +127,7 @@ impl PgClient {
         };
         let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
         // Ends by itself when the client is dropped; its error also reaches the statement under way.
-        tokio::spawn(connection);
+        tasks::spawn("a connection to PostgreSQL", connection);
         let this = Self {
             version: server_version(&client, address.timeout).await?,
             client,

@@ -79,9 +79,9 @@ impl Below {
         let file: File = opened.map_err(self.failed("opening", path))?.into();
         let metadata = file.metadata().map_err(failed("examining", &self.shown(path)))?;
         if !metadata.is_file() || metadata.nlink() > 1 {
-            let what = format!("{} is no file of its own", self.shown(path).display());
+            let what = format!("{} cannot be overwritten safely", self.shown(path).display());
             return Err(Failure::new(ExitCode::FileInvalid, what)
-                .because("it is no regular file, or has a second name, and what it leads to would be overwritten")
+                .because("it is not a regular file, or a hard link to another file, which would be overwritten, too")
                 .remedy("remove it"));
         }
         if truncate {

@@ -144,8 +144,8 @@ impl Configuration {
             _ => "",
         };
         let remedy = format!(
-            "for this restore, overrule it with --recovery-option={first}={neutral}; take the line out of the file for later \
-             ones. If it is what you want, say so: --type, --target, --target-timeline"
+            "for this restore, override the line with --recovery-option={first}={neutral}; for later restores, remove \
+             it from the file. If the target is wanted, give it as an option: --type, --target, --target-timeline"
         );
         let lines: Vec<String> = found
             .iter()
@@ -231,7 +231,10 @@ async fn content(source: &Source, entry: &FileEntry) -> Result<Vec<u8>, Failure>
     match &entry.kind {
         EntryKind::File { crc32c, .. } if *crc32c != crc32c::crc32c(&bytes) => Err(Failure::new(
             ExitCode::Checksum,
-            format!("{} in the backup is not what was backed up", entry.path),
+            format!(
+                "the content of {} in the backup does not match its checksum",
+                entry.path
+            ),
         )),
         _ => Ok(bytes),
     }

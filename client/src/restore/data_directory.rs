@@ -48,8 +48,8 @@ pub fn examine(pgdata: &Path, existing: Existing) -> Result<(), Failure> {
     };
     if existing == Existing::Refuse {
         return Err(not_empty("").remedy(
-            "restore into an empty directory, or with --delta to keep what is right already, or with --force to remove \
-             everything first",
+            "restore into an empty directory, or with --delta to keep files that are right already, or with --force \
+             to remove everything first",
         ));
     }
     let is_data_directory = pgdata.join("PG_VERSION").exists() || pgdata.join(MARKER).exists();
@@ -93,9 +93,9 @@ pub fn refuse_running(pgdata: &Path, remedy: &str) -> Result<(), Failure> {
         (Err(error @ PostmasterPidError::Malformed { .. }), _) => {
             Err(running("may be running on").because(chain(&error)).remedy(left_behind))
         }
-        (Err(error), _) => {
-            Err(Failure::new(ExitCode::Runtime, "whether PostgreSQL runs cannot be known").because(chain(&error)))
-        }
+        (Err(error), _) => Err(
+            Failure::new(ExitCode::Runtime, "pgmesh cannot find out whether PostgreSQL runs").because(chain(&error)),
+        ),
         (Ok(Some(_)), Seen::Server(_)) => Err(running("runs on").remedy(remedy)),
     }
 }

@@ -75,14 +75,14 @@ pub fn check(tablespaces: &[LateTablespace], pgdata: &Path, force: bool) -> Resu
                 "{shown}, to which {link} leads, has another owner than {}",
                 pgdata.display()
             );
-            return Err(refused(what).remedy("remove the link, or what is in that directory"));
+            return Err(refused(what).remedy("remove the link, or empty that directory"));
         }
         if !force {
             let what = format!("{shown} holds files of a tablespace that is not in the backup: {link} leads there");
             return Err(refused(what)
                 .because(
-                    "a recovery that makes the tablespace again keeps the files that it finds, with rows of later than \
-                     its target",
+                    "a recovery that creates the tablespace again would keep these files, with rows newer than its \
+                     target",
                 )
                 .remedy("empty that directory, or let the restore do it with --force (also beside --delta)"));
         }
@@ -155,15 +155,17 @@ impl ForeignFiles {
         match &self.server {
             Some(server) => failure
                 .because(format!(
-                    "the server on {} uses them, and this one would write to the same files",
+                    "the server on {} uses these files, and the recovering server would write to them, too",
                     server.display()
                 ))
                 .remedy(
-                    "take a backup of it, which has the tablespace, and restore that with tablespace-map; or recover to a target \
-                     before the tablespace was made; or start this one on a host of its own",
+                    "take a backup of that server, which has the tablespace, and restore that backup with \
+                     tablespace-map; or recover to a target before the tablespace was made; or start the recovering \
+                     server on a host of its own",
                 ),
             None => failure
-                .because("the recovery would keep them, newer than its target or of another cluster, and take them for its own")
+                .because("the recovery would keep these files, newer than its target or of another cluster, and use \
+                          them as its own")
                 .remedy(format!(
                     "if no server uses them, empty {content} and start PostgreSQL again. For a copy beside the original: take a \
                      backup, which has the tablespace, and restore that with tablespace-map"

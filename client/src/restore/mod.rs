@@ -160,7 +160,9 @@ async fn write(
     drop(waiting);
     let trusts_times = options.trusts_times && !directory.was_interrupted;
     if options.trusts_times && directory.was_interrupted {
-        tracing::info!("an earlier restore was interrupted, so sizes and times prove nothing: contents are compared");
+        tracing::info!(
+            "an earlier restore was interrupted, so sizes and times of files prove nothing: their contents are compared"
+        );
     }
     let pipeline = Arc::new(Pipeline {
         source,
@@ -266,7 +268,7 @@ async fn restore_content(
 /// Says how to go on.
 fn unfinished(failure: Failure, options: &RestoreSettings) -> Failure {
     let advice = format!(
-        "{} is not complete and cannot be started; when the cause is mended, restore again with --delta or --force",
+        "{} is not complete and cannot be started; when the cause is removed, restore again with --delta or --force",
         options.pgdata.display()
     );
     match &failure.remedy {

@@ -90,8 +90,8 @@ impl Owners {
         let is_unusual = is_other(user, &self.usual.0) || is_other(group, &self.usual.1);
         if is_unusual && !self.has_warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                "{} belonged to {}:{}: it goes to the owner of the data directory like all files; --keep-owners gives files to \
-                 whom they belonged",
+                "{} belonged to {}:{}: it goes to the owner of the data directory like all files; --keep-owners \
+                 restores the former owners",
                 path.display(),
                 user.unwrap_or("nobody known"),
                 group.unwrap_or("nobody known")

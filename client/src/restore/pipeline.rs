@@ -12,6 +12,7 @@ use super::workers::{Workers, abnormal};
 use super::writer::{Part, Writer};
 use crate::progress::Progress;
 use pgmesh_protocol::Failure;
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{EntryKind, FileEntry, FingerprintSeed, ManifestRoot};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -84,10 +85,10 @@ impl Pipeline {
             for chunk in 0..part.plan.chunks.len() {
                 let permit = Arc::clone(&requests).acquire_owned().await;
                 let (this, part) = (Arc::clone(self), Arc::clone(&part));
-                tasks.spawn(async move {
+                tasks.spawn(tasks::named("restoring", async move {
                     let _permit = permit;
                     this.restore_chunk(part, chunk).await
-                });
+                }));
                 reap(&mut tasks)?;
             }
         }
@@ -125,16 +126,19 @@ impl Pipeline {
                 let table = match tables.read(fingerprints, size).await {
                     Ok(table) => table.pages,
                     Err(failure) => {
-                        tracing::warn!("{} is fetched, since what it was is not known: {failure}", entry.path);
+                        tracing::warn!(
+                            "all of {} is fetched, since its page fingerprints cannot be read: {failure}",
+                            entry.path
+                        );
                         continue;
                     }
                 };
                 let (workers, name) = (self.workers.clone(), entry.path.clone());
                 let (path, file) = (below.shown(place), below.read(place)?);
-                tasks.spawn(async move {
+                tasks.spawn(tasks::named("comparing", async move {
                     let compare = move || Local::compare(file.as_ref(), &path, size, table, seed);
                     Ok((name, workers.run(compare).await?))
-                });
+                }));
                 while tasks.len() > COMPARED_AHEAD {
                     take_compared(&mut tasks, &mut locals).await?;
                 }
@@ -189,7 +193,7 @@ impl Pipeline {
         if right.is_none() {
             // Invariant 6: pieces that cannot be proved are not written; a whole chunk can be proved.
             tracing::warn!(
-                "pieces of chunk {} are not what they should be; all of it is fetched",
+                "pieces of chunk {} do not match their fingerprints; the whole chunk is fetched",
                 chunk.digest
             );
         }

@@ -67,7 +67,7 @@ impl<'a> Tree<'a> {
                 !content.exists()
             };
             if !is_free && !self.is_ours(pgdata, path, link) {
-                let what = format!("{}, where {path} is to lead, is not empty", content.display());
+                let what = format!("{}, the destination of {path}, is not empty", content.display());
                 return Err(Failure::new(ExitCode::PathNotEmpty, what)
                     .remedy("empty it, or map it elsewhere with tablespace-map or link-map"));
             }
@@ -75,14 +75,14 @@ impl<'a> Tree<'a> {
             let user =
                 (!is_free && link.tablespace.is_some()).then(|| servers::user_of_tablespace(&link.destination, pgdata));
             if let Some(server) = user.flatten() {
-                let what = format!("{}, where {path} is to lead, is in use", content.display());
+                let what = format!("{}, the destination of {path}, is in use", content.display());
                 return Err(Failure::new(ExitCode::PathNotEmpty, what)
                     .because(format!("the server on {} has a tablespace there", server.display()))
                     .remedy("map it elsewhere with tablespace-map"));
             }
             if !link.to_directory && !link.destination.parent().is_some_and(Path::is_dir) {
                 let what = format!(
-                    "{}, where {path} is to lead, has no directory",
+                    "{}, the destination of {path}, lies in a directory that does not exist",
                     link.destination.display()
                 );
                 return Err(

@@ -65,7 +65,7 @@ fn read_settings(roots: &Roots, name: &str) -> Result<String, Failure> {
         file.read_to_end(&mut bytes).map_err(failed("reading", &path))?;
     }
     Ok(String::from_utf8(bytes).unwrap_or_else(|error| {
-        tracing::warn!("{} is not UTF-8: what is not, is replaced", path.display());
+        tracing::warn!("{} is not UTF-8: the invalid bytes are replaced", path.display());
         String::from_utf8_lossy(error.as_bytes()).into_owned()
     }))
 }

@@ -34,7 +34,7 @@ pub async fn select(options: &RestoreSettings, source: &Source) -> Result<Select
     let tells = !matches!(recovery.target, RecoveryTarget::None | RecoveryTarget::Preserve);
     if let Some(timeline) = chosen.timeline.filter(|_| tells) {
         tracing::warn!(
-            "recovery follows timeline {timeline}, which is not the one that PostgreSQL would take for the latest"
+            "recovery follows timeline {timeline}; PostgreSQL by itself would take another timeline for the latest"
         );
         recovery.target_timeline = Some(timeline.to_string());
     }
@@ -56,8 +56,9 @@ fn archives_beside(target: &RecoveryTarget, pgdata: &Path, instance: Option<&str
         return false;
     }
     tracing::warn!(
-        "this is another data directory than the one that was backed up: archive_mode=off is written, so that a copy does not archive \
-         beside its original; where this server takes the original's place, restore with --archive-mode=preserve"
+        "this is another data directory than the one that was backed up: archive_mode=off is written, so that a copy \
+         does not archive beside its original; if this server replaces the original, restore with \
+         --archive-mode=preserve"
     );
     true
 }

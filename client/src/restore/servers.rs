@@ -61,7 +61,9 @@ fn blind_spot(pgdata: &Path, owner: u32) -> Option<String> {
     let namespace = fs::metadata("/proc/self/ns/pid").map(|namespace| namespace.ino());
     let sees_itself = fs::read_link("/proc/self").is_ok_and(|link| link == Path::new(&std::process::id().to_string()));
     if namespace.ok() != Some(FIRST_PID_NAMESPACE) || !sees_itself {
-        return Some("from here, inside of a PID namespace, processes outside are not seen".to_owned());
+        return Some(
+            "pgmesh runs inside of a PID namespace (a container) and does not see processes outside of it".to_owned(),
+        );
     }
     let is_local = rustix::fs::statfs(pgdata)
         .ok()

@@ -122,7 +122,7 @@ impl Survey {
         }
         Err(Failure::new(
             ExitCode::BackupSetInvalid,
-            format!("backup {} is not that of a cluster", root.label),
+            format!("backup {} does not contain a whole cluster", root.label),
         )
         .because("it has no PG_VERSION or no pg_control"))
     }

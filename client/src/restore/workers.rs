@@ -1,6 +1,7 @@
 //! `process-max`: how much decompressing, checking and writing is done at once.
 
 use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_runtime::tasks;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
@@ -24,7 +25,7 @@ impl Workers {
     ) -> Result<T, Failure> {
         // The semaphore is never closed; if it were, work would only be less limited.
         let permit = Arc::clone(&self.0).acquire_owned().await;
-        let done = tokio::task::spawn_blocking(work).await;
+        let done = tasks::blocking("restoring", work).await;
         drop(permit);
         done.map_err(|error| abnormal(&error))?
     }

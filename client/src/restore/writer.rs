@@ -268,7 +268,10 @@ fn check(state: &Mutex<FileState>, file: &FilePlan, path: &Path) -> Result<(), F
     }
     Err(Failure::new(
         ExitCode::Checksum,
-        format!("{} is not what was backed up", path.display()),
+        format!(
+            "the restored file {} differs from the file that was backed up",
+            path.display()
+        ),
     )
     .because(format!(
         "its CRC-32C is {combined:08x}, the manifest says {:08x}",

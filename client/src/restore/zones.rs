@@ -112,11 +112,11 @@ pub fn check(configuration: &Configuration, target: &str) -> Result<(), Failure>
     };
     Err(Failure::new(
         ExitCode::OptionInvalid,
-        "the target has no offset, so it may mean two times",
+        "the target time has no UTC offset and is ambiguous",
     )
     .because(why)
     .remedy(format!(
-        "give it one: in the host's time zone it would be --target='{target}'; +00 is UTC"
+        "add the offset: in this host's time zone it would be --target='{target}'; +00 is UTC"
     )))
 }
 

@@ -1,6 +1,5 @@
 //! How a request arrives: its number and its length first, and the rest only where such a request may be as long.
 
-use crate::Node;
 use crate::asker::Asker;
 use crate::budget::Held;
 use pgmesh_protocol::{
@@ -20,20 +19,18 @@ const ARRIVAL: Duration = Duration::from_secs(120);
 /// # Errors
 /// The stream or the connection ended.
 pub(super) async fn receive(
-    node: &Node,
     peer: &Peer,
     asker: &Asker,
     stream: &mut Stream,
 ) -> Result<Result<(Request, Option<Held>), Failure>, StreamError> {
     if peer.is_node() {
-        return receive_from(node, peer, asker, stream).await;
+        return receive_from(peer, asker, stream).await;
     }
-    let arrived = tokio::time::timeout(ARRIVAL, receive_from(node, peer, asker, stream)).await;
+    let arrived = tokio::time::timeout(ARRIVAL, receive_from(peer, asker, stream)).await;
     arrived.unwrap_or(Err(StreamError::Stalled { after: ARRIVAL }))
 }
 
 async fn receive_from(
-    node: &Node,
     peer: &Peer,
     asker: &Asker,
     stream: &mut Stream,
@@ -44,7 +41,7 @@ async fn receive_from(
     }
     let held = if announced.length > SHORT && !peer.is_node() {
         // As it comes, and decoded.
-        match asker.hold(node, 2 * announced.length as u64).await {
+        match asker.hold(2 * announced.length as u64).await {
             Ok(held) => Some(held),
             Err(busy) => return Ok(Err(busy)),
         }

@@ -15,7 +15,7 @@ impl Served {
     /// Archives a WAL file.
     pub(super) async fn push_segment(&self, mut push: PushSegment, stream: &mut Stream) -> Result<(), StreamError> {
         let (node, actor) = (&*self.node, self.actor.as_str());
-        if let Err(failure) = node.expects(&push) {
+        if let Err(failure) = node.archive.expects(&push) {
             return logged::<()>(stream, "archive-push", Err(failure)).await;
         }
         push.server.address = self.remote.to_string();
@@ -33,15 +33,15 @@ impl Served {
         let source = MapSource::of(&push, &body, &held);
         let (stanza, file) = (push.stanza.clone(), push.file.clone());
         let server = push.server.clone();
-        let pushed = node.push_segment(actor, push, body, held).await;
+        let pushed = node.archive.push_segment(actor, push, body, held).await;
         let refusal = pushed.as_ref().err();
         let refusal = refusal.map(|failure| (failure, node.catalog.view().applied().unwrap_or_default()));
-        node.refused.note(&stanza, actor, &server, &file, refusal);
+        node.archive.refused.note(&stanza, actor, &server, &file, refusal);
         let is_new = pushed.as_ref().is_ok_and(|pushed| !pushed.already && !pushed.aside);
         let answered = logged(stream, "archive-push", pushed).await;
         // After the answer: PostgreSQL waits for the push, and for nothing else.
         if let Some(source) = source.filter(|_| is_new) {
-            self.node.clone().map_later(source);
+            self.node.archive.clone().map_later(source);
         }
         answered
     }
@@ -57,7 +57,7 @@ impl Served {
             Err(busy) => return reply::<u64>(stream, Err(busy)).await,
         };
         let (body, held) = expected.receive(stream, put.payload.length, CHUNK_BODY_LIMIT).await?;
-        reply(stream, node.put_chunk(put, body, Arc::new(held)).await).await
+        reply(stream, node.backups.put_chunk(put, body, Arc::new(held)).await).await
     }
 
     /// Commits a backup.
@@ -66,7 +66,7 @@ impl Served {
         let copies = commit.manifest.length.saturating_mul(4);
         let memory = copies.saturating_add(commit.manifest.plain_length);
         let length = commit.manifest.length;
-        let expected = match self.asker.hold_for_body(node, memory, length).await {
+        let expected = match self.asker.hold_for_body(memory, length).await {
             Ok(expected) => expected,
             Err(busy) => return logged::<()>(stream, "backup", Err(busy)).await,
         };
@@ -74,22 +74,23 @@ impl Served {
         let held = Arc::new(held);
         if let Err(failure) = self.check_held(commit.session) {
             // The session ends with its commit: who asks again has not heard that it succeeded.
-            let done = node.committed_before(&commit).await;
+            let done = node.backups.committed_before(&commit).await;
             let answer = done.and_then(|done| done.ok_or(failure));
             return logged(stream, "backup", answer).await;
         }
-        logged(stream, "backup", node.commit_backup(actor, commit, body, held).await).await
+        let committed = node.backups.commit_backup(actor, commit, body, held).await;
+        logged(stream, "backup", committed).await
     }
 
     /// Reads a chunk.
     pub(super) async fn get_chunk(&self, get: GetChunk, stream: &mut Stream) -> Result<(), StreamError> {
         let node = &*self.node;
-        let held = match self.asker.hold(node, node.cost_of_chunk(get.digest)).await {
+        let held = match self.asker.hold(node.reads.cost_of_chunk(get.digest)).await {
             Ok(held) => held,
             Err(busy) => return reply::<()>(stream, Err(busy)).await,
         };
         let what = format!("chunks of stanza {}", get.stanza);
-        let read = node.get_chunk(get).await.map(|(head, body)| (head, Some(body)));
+        let read = node.reads.get_chunk(get).await.map(|(head, body)| (head, Some(body)));
         self.note_read(&what, memory::length_of(&read));
         memory::answer(&self.asker, stream, &held, read).await
     }
@@ -97,24 +98,24 @@ impl Served {
     /// Reads pieces of a chunk.
     pub(super) async fn get_pieces(&self, get: GetPieces, stream: &mut Stream) -> Result<(), StreamError> {
         let node = &*self.node;
-        let held = match self.asker.hold(node, node.cost_of_chunk(get.digest)).await {
+        let held = match self.asker.hold(node.reads.cost_of_chunk(get.digest)).await {
             Ok(held) => held,
             Err(busy) => return reply::<()>(stream, Err(busy)).await,
         };
         let what = format!("chunks of stanza {}", get.stanza);
-        let read = node.get_pieces(get).await.map(|(head, body)| (head, Some(body)));
+        let read = node.reads.get_pieces(get).await.map(|(head, body)| (head, Some(body)));
         self.note_read(&what, memory::length_of(&read));
         memory::answer(&self.asker, stream, &held, read).await
     }
 
     /// Reads a WAL file.
     pub(super) async fn get_segment(&self, get: GetSegment, stream: &mut Stream) -> Result<(), StreamError> {
-        let held = match self.asker.hold(&self.node, SEGMENT_READ).await {
+        let held = match self.asker.hold(SEGMENT_READ).await {
             Ok(held) => held,
             Err(busy) => return reply_with_body::<SegmentReply>(stream, Err(busy)).await,
         };
         let what = format!("archive-get of stanza {}", get.stanza);
-        match self.node.get_segment(get).await {
+        match self.node.archive.get_segment(get).await {
             Ok(Got::Said(said)) => reply(stream, Ok(said)).await,
             Ok(Got::Whole(found, body)) => {
                 self.note_read(&what, body.len() as u64);
@@ -137,6 +138,6 @@ impl Served {
         let copies = 1 + self.node.repositories.keys().len() as u64;
         let memory = payload.length.saturating_mul(copies);
         let memory = memory.saturating_add(payload.plain_length);
-        self.asker.hold_for_body(&self.node, memory, payload.length).await
+        self.asker.hold_for_body(memory, payload.length).await
     }
 }

@@ -19,7 +19,8 @@ use pgmesh_protocol::{
     ReplaceRepository, Request, TerminateSession, UpdateRepository, VerifyEvent,
 };
 use pgmesh_raft::{LogIndex, SessionId};
-use pgmesh_transport::{Peer, Role, Session, Stream, StreamError, Windows};
+use pgmesh_runtime::tasks;
+use pgmesh_transport::{JoinPlace, Peer, Role, Session, Stream, StreamError};
 use serde::Serialize;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -38,25 +39,21 @@ pub(crate) struct Served {
     actor: String,
     remote: IpAddr,
     number: ConnectionNumber,
+    place: Option<Arc<JoinPlace>>,
     asker: Asker,
 }
 
 impl Served {
-    /// A connection of this peer, who is `actor` in the audit trail.
-    pub fn new(
-        node: Arc<Node>,
-        peer: Peer,
-        actor: String,
-        remote: IpAddr,
-        (number, windows): (ConnectionNumber, Windows),
-    ) -> Self {
+    /// A connection, whose peer is `actor` in the audit trail.
+    pub fn new(node: Arc<Node>, session: &Session, actor: String, number: ConnectionNumber) -> Self {
         Self {
+            asker: Asker::new(&node, session),
             node,
-            asker: Asker::new(&peer, windows),
-            peer,
+            peer: session.peer().clone(),
             actor,
-            remote,
+            remote: session.remote_address().ip().to_canonical(),
             number,
+            place: session.join_place().cloned(),
         }
     }
 
@@ -64,7 +61,7 @@ impl Served {
     pub async fn accept_streams(self: &Arc<Self>, session: &Session) {
         loop {
             match session.accept_stream().await {
-                Ok(stream) => drop(tokio::spawn(serve_stream(self.clone(), stream))),
+                Ok(stream) => drop(tasks::spawn("serving a stream", serve_stream(self.clone(), stream))),
                 Err(lost) => {
                     if !lost.is_orderly() {
                         tracing::debug!(actor = self.actor, %lost, "disconnected");
@@ -77,7 +74,7 @@ impl Served {
 }
 
 async fn serve_stream(served: Arc<Served>, mut stream: Stream) {
-    let received = arrival::receive(&served.node, &served.peer, &served.asker, &mut stream).await;
+    let received = arrival::receive(&served.peer, &served.asker, &mut stream).await;
     let (request, message) = match received {
         Ok(Ok(received)) => received,
         Ok(Err(refusal)) => {
@@ -93,9 +90,9 @@ async fn serve_stream(served: Arc<Served>, mut stream: Stream) {
         }
     };
     let name = request.name();
-    let _serving = served.node.serving(served.number);
+    let _serving = served.node.backups.serving(served.number);
     let allowed = authorize(&served.peer, &request)
-        .and_then(|()| served.node.check_worth(&served.peer, &request))
+        .and_then(|()| served.node.core.check_worth(&served.peer, &request))
         .and_then(|()| bounds::check(&request))
         .and_then(|()| served.check_draining(&request))
         .and_then(|()| served.node.check_past(&request));
@@ -136,23 +133,30 @@ impl Served {
             Request::PushSegment(push) => Box::pin(self.push_segment(push, stream)).await,
             Request::GetSegment(get) => Box::pin(self.get_segment(get, stream)).await,
             Request::BeginBackup(begin) => {
-                logged(stream, "backup", node.begin_backup(actor, begin, self.number).await).await
+                logged(
+                    stream,
+                    "backup",
+                    node.backups.begin_backup(actor, begin, self.number).await,
+                )
+                .await
             }
             Request::BeginRestore(begin) => {
                 let what = format!("restore of stanza {}", begin.stanza);
-                let begun = node.begin_restore(actor, begin, self.number).await;
+                let begun = node.backups.begin_restore(actor, begin, self.number).await;
                 if begun.is_ok() {
                     self.note_read(&what, 0);
                 }
                 logged(stream, "restore", begun).await
             }
             Request::ResumeSession(resume) => {
-                let resumed = node.resume_session(actor, &resume, self.number).await;
+                let resumed = node.backups.resume_session(actor, &resume, self.number).await;
                 logged(stream, "session resume", resumed).await
             }
             Request::KeepSession(keep) => reply(stream, self.check_held(keep.session)).await,
             Request::QueryChunks(query) => {
-                let known = self.check_held(query.session).and_then(|()| node.query_chunks(&query));
+                let known = self
+                    .check_held(query.session)
+                    .and_then(|()| node.backups.query_chunks(&query));
                 reply(stream, known).await
             }
             Request::PutChunk(put) => Box::pin(self.put_chunk(put, stream)).await,
@@ -160,7 +164,9 @@ impl Served {
             Request::EndSession(end) => {
                 if self.check_held(end.session).is_ok() {
                     let session = SessionId(LogIndex(end.session));
-                    node.end_session(actor, session, "its holder has ended it").await;
+                    node.backups
+                        .end_session(actor, session, "its holder has ended it")
+                        .await;
                 }
                 reply(stream, Ok(())).await
             }
@@ -176,7 +182,7 @@ impl Served {
     /// The requests with answers that may be long.
     async fn answer_at_length(&self, request: Request, cost: u64, stream: &mut Stream) -> Result<(), StreamError> {
         let node = &*self.node;
-        let held = match self.asker.hold(node, cost).await {
+        let held = match self.asker.hold(cost).await {
             Ok(held) => held,
             Err(busy) => return reply::<()>(stream, Err(busy)).await,
         };
@@ -187,12 +193,13 @@ impl Served {
                 memory::answer(asker, stream, &held, info.map(|info| (info, None))).await
             }
             Request::ChangeMaps(ask) => {
-                let maps = node.change_maps(ask).await;
+                let maps = node.archive.change_maps(ask).await;
                 memory::answer(asker, stream, &held, maps.map(|maps| (maps, None))).await
             }
             Request::GetManifest(get) => {
                 let what = format!("manifest of backup {} of stanza {}", get.label, get.stanza);
-                let read = node.get_manifest(get).await.map(|(head, body)| (head, Some(body)));
+                let read = node.reads.get_manifest(get).await;
+                let read = read.map(|(head, body)| (head, Some(body)));
                 self.note_read(&what, memory::length_of(&read));
                 memory::answer(asker, stream, &held, read).await
             }
@@ -240,14 +247,19 @@ impl Served {
             }
             Request::SetStopped(set) => logged(stream, "stop/start", node.set_stopped(actor, set).await).await,
             Request::TerminateSession(TerminateSession { session }) => {
-                logged(stream, "session-end", node.terminate_session(actor, session).await).await
+                logged(
+                    stream,
+                    "session-end",
+                    node.backups.terminate_session(actor, session).await,
+                )
+                .await
             }
             Request::AcceptLoss(AcceptLoss { position }) => {
                 logged(stream, "catalog-accept-loss", node.accept_loss(actor, position).await).await
             }
             Request::Annotate(annotate) => reply(stream, node.annotate(actor, annotate).await).await,
             Request::Invite(invite) => reply(stream, node.invite(actor, invite).await).await,
-            Request::Join(join) => logged(stream, "join", node.join(join).await).await,
+            Request::Join(join) => self.join(join, stream).await,
             Request::UpdateRepository(UpdateRepository { repo, definition }) => {
                 logged(
                     stream,
@@ -274,7 +286,7 @@ impl Served {
     /// Passes a verification's events on as they come.
     async fn verify(&self, request: pgmesh_protocol::VerifyRequest, stream: &mut Stream) -> Result<(), StreamError> {
         // Objects are read to the end, several at once: a client verifies once at a time.
-        let _counted = match self.node.clients.begin_verifying(self.asker.account()) {
+        let _counted = match self.node.backups.clients.begin_verifying(self.asker.account()) {
             Ok(counted) => counted,
             Err(busy) => return reply(stream, Ok(VerifyEvent::Failed(busy))).await,
         };
@@ -302,13 +314,14 @@ impl Served {
     }
 
     fn check_held(&self, session: u64) -> Result<(), Failure> {
-        self.node.clients.check_held(session, self.number)
+        self.node.backups.clients.check_held(session, self.number)
     }
 
     /// A node that is being drained sends its clients elsewhere; backups that run here are taken along by their
     /// holders.
     fn check_draining(&self, request: &Request) -> Result<(), Failure> {
-        let is_client = matches!(self.peer.member().map(|member| &member.role), Some(Role::Client { .. }));
+        let role = self.peer.member().map(|member| &member.role);
+        let is_client = matches!(role, Some(Role::Client { .. } | Role::Restore { .. }));
         if !is_client || matches!(request, Request::Hello(_)) || !self.node.is_draining() {
             return Ok(());
         }

@@ -1,8 +1,10 @@
 //! Requests about the nodes of the mesh, and those that nodes ask of each other.
 
 use super::{CHUNK_READ, SEGMENT_READ, Served, body, logged, reply, reply_with_body};
+use crate::services::Comer;
 use pgmesh_protocol::{
-    BODY_LIMIT, CONSENSUS_LIMIT, ChangeNode, Consensus, ExitCode, Failure, MayLeave, Request, SyncRepository,
+    BODY_LIMIT, CONSENSUS_LIMIT, ChangeNode, Consensus, ExitCode, Failure, JoinRequest, MayLeave, Request,
+    SyncRepository,
 };
 use pgmesh_storage::{ObjectName, wire};
 use pgmesh_transport::{Stream, StreamError};
@@ -13,8 +15,19 @@ impl Served {
         let (node, actor) = (&*self.node, self.actor.as_str());
         match request {
             Request::Renew(renew) => {
-                let renewed = self.member().and_then(|member| node.renew(member, &renew));
+                let renewed = match self.member() {
+                    Ok(member) => node.renew(member, &renew).await,
+                    Err(failure) => Err(failure),
+                };
                 logged(stream, "certificate renewal", renewed).await
+            }
+            Request::ListCertificates(list) => reply(stream, node.list_certificates(list).await).await,
+            Request::RevokeCertificates(revoke) => {
+                let revoked = match self.member() {
+                    Ok(member) => node.revoke_certificates(member, revoke).await,
+                    Err(failure) => Err(failure),
+                };
+                logged(stream, "client revoke", revoked).await
             }
             Request::ListNodes(_) => reply(stream, node.list_nodes()).await,
             Request::ChangeNode(ChangeNode { name, change }) => {
@@ -35,6 +48,24 @@ impl Served {
             }
             other => self.serve_peer(other, stream).await,
         }
+    }
+
+    /// Failures for strangers' tokens are in the log once a minute, not one by one.
+    pub(super) async fn join(&self, join: JoinRequest, stream: &mut Stream) -> Result<(), StreamError> {
+        let comer = Comer {
+            address: self.remote,
+            place: self.place.as_deref(),
+        };
+        let name = join.name.clone();
+        let joined = self.node.join(join, &comer).await;
+        if let (Err(_), Some(place)) = (&joined, &self.place) {
+            place.is_refused();
+        }
+        match &joined {
+            Ok(_) => tracing::info!(name, address = %self.remote, "joined"),
+            Err(failure) => tracing::debug!(name, address = %self.remote, "a join was refused: {failure}"),
+        }
+        reply(stream, joined).await
     }
 
     async fn serve_peer(&self, request: Request, stream: &mut Stream) -> Result<(), StreamError> {
@@ -97,7 +128,9 @@ impl Served {
                 reply_with_body(stream, Ok((answer, body))).await
             }
             Request::DeleteObject(delete) => reply(stream, Ok(node.delete_object(delete).await)).await,
-            Request::CollectGarbage(_) => logged(stream, "garbage collection", node.collect_garbage().await).await,
+            Request::CollectGarbage(_) => {
+                logged(stream, "garbage collection", node.janitor.collect_garbage().await).await
+            }
             other => {
                 let failure = Failure::new(ExitCode::Assert, format!("{} is not served here", other.name()));
                 reply::<()>(stream, Err(failure)).await

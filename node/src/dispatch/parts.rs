@@ -8,7 +8,7 @@ use pgmesh_transport::{Stream, StreamError};
 impl Served {
     pub(super) async fn push_parts(&self, push: PushSegment, stream: &mut Stream) -> Result<(), StreamError> {
         let (node, actor) = (&*self.node, self.actor.as_str());
-        let pushed = node.push_parts(actor, &push, &self.asker, stream).await;
+        let pushed = node.archive.push_parts(actor, &push, &self.asker, stream).await;
         let pushed = match pushed {
             Ok(pushed) => Ok(pushed),
             Err(PushPartsError::Failed(failure)) => Err(failure),
@@ -16,7 +16,8 @@ impl Served {
         };
         let refusal = pushed.as_ref().err();
         let refusal = refusal.map(|failure| (failure, node.catalog.view().applied().unwrap_or_default()));
-        node.refused
+        node.archive
+            .refused
             .note(&push.stanza, actor, &push.server, &push.file, refusal);
         match pushed {
             // Said already.
@@ -25,7 +26,7 @@ impl Served {
                 let answered = reply(stream, Ok(pushed.pushed)).await;
                 // After the answer: PostgreSQL waits for the push, and for nothing else.
                 if let Some(map) = pushed.map {
-                    self.node.clone().keep_map_later(push, map);
+                    self.node.archive.clone().keep_map_later(push, map);
                 }
                 answered
             }
@@ -39,13 +40,13 @@ impl Served {
         reply(stream, Ok(file.reply())).await?;
         let mut parts = file.parts();
         let Some(first) = parts.next() else { return Ok(()) };
-        let mut read = self.node.get_part(file, first).await;
+        let mut read = self.node.archive.get_part(file, first).await;
         loop {
             let is_over = read.is_err();
             let next = parts.next().filter(|_| !is_over);
             let reading = async {
                 match next {
-                    Some(part) => Some(self.node.get_part(file, part).await),
+                    Some(part) => Some(self.node.archive.get_part(file, part).await),
                     None => None,
                 }
             };

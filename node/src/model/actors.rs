@@ -6,11 +6,11 @@ use super::world::{
     CHUNKS, Row, claimed, create_stanza, digest, info, new_chunk, push, segment_digest, segment_name, segment_object,
     stanza,
 };
-use crate::garbage::collector::{ask_for_kept_of, collect};
+use crate::janitor::garbage::collector::{ask_for_kept_of, collect};
+use crate::janitor::repair::owed;
+use crate::janitor::sweep::{Part, candidates};
 use crate::refs;
-use crate::repair::owed;
 use crate::services::{Again, Checked, LookedUp, Whole, chunk_targets, look_again, missing};
-use crate::sweep::{Part, candidates};
 use pgmesh_postgres::{Lsn, SystemId, TimelineId};
 use pgmesh_raft::command::{CommitBackup, DiscardOrphans, NewReplica, NoteOrphans};
 use pgmesh_raft::{

@@ -2,7 +2,7 @@
 
 use super::random::Random;
 use super::world::{NODES, Row, World, open_session};
-use crate::garbage::collector::{Fate, Ground};
+use crate::janitor::garbage::collector::{Deletion, Ground};
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::apply::{Base, MemoryBase, Rows, Snapshots};
 use pgmesh_raft::table::Table;
@@ -167,27 +167,27 @@ impl Ground for SimNode {
         Ok(Some(()))
     }
 
-    async fn delete(&self, _lead: &(), key: &GarbageKey, name: &ObjectName) -> Fate {
+    async fn delete(&self, _lead: &(), key: &GarbageKey, name: &ObjectName) -> Deletion {
         self.pause().await;
         let fate = {
             let mut state = self.world.lock();
             let row = (key.object.clone(), name.digest(), key.generation);
             let dice = state.random.below(12);
             if !state.members[self.number].leads || !state.stores.contains_key(&key.repo) || dice == 0 {
-                Fate::Stays
+                Deletion::Stays
             } else if state.stores.get(&key.repo).is_some_and(|store| store.keeps) {
-                Fate::Kept
+                Deletion::Kept
             } else if dice < 3 {
                 // The request was given up, and arrives all the same.
                 state.delete_later(key, name.digest());
-                Fate::Stays
+                Deletion::Stays
             } else {
                 if dice < 5 {
                     // The request was sent a second time, and the first is still on its way.
                     state.delete_later(key, name.digest());
                 }
                 state.delete(key.repo, &row);
-                Fate::Deleted
+                Deletion::Deleted
             }
         };
         self.pause().await;

@@ -28,7 +28,7 @@ type Work = (usize, Pin<Box<dyn Future<Output = ()> + Send>>);
 
 /// A request that was sent and has not arrived yet.
 #[derive(Debug, Clone)]
-enum Late {
+enum Sent {
     Put(RepoKey, Row, LogIndex),
     Delete(RepoKey, Row),
     Propose(Box<Command>),
@@ -70,7 +70,7 @@ pub(super) struct State {
     pub(super) leader: usize,
     pub(super) stores: BTreeMap<RepoKey, Store>,
     pub(super) random: Random,
-    late: Vec<Late>,
+    late: Vec<Sent>,
     requests: u64,
     labels: u32,
     /// The chunks that each manifest names.
@@ -145,14 +145,14 @@ impl World {
         let index = random.below(state.late.len());
         let late = state.late[index].clone();
         // A request may arrive more than once; a proposal has its identifier and has one effect.
-        if is_last || matches!(late, Late::Propose(_)) || !random.one_in(3) {
+        if is_last || matches!(late, Sent::Propose(_)) || !random.one_in(3) {
             state.late.swap_remove(index);
         }
         state.trace(|| format!("late: {late:?}"));
         match late {
-            Late::Put(repo, row, placed) => state.put(repo, row, placed),
-            Late::Delete(repo, row) => state.delete(repo, &row),
-            Late::Propose(command) => drop(state.apply(*command)),
+            Sent::Put(repo, row, placed) => state.put(repo, row, placed),
+            Sent::Delete(repo, row) => state.delete(repo, &row),
+            Sent::Propose(command) => drop(state.apply(*command)),
         }
         true
     }
@@ -344,16 +344,16 @@ impl State {
     }
 
     pub(super) fn put_later(&mut self, repo: RepoKey, row: Row, placed: LogIndex) {
-        self.late.push(Late::Put(repo, row, placed));
+        self.late.push(Sent::Put(repo, row, placed));
     }
 
     pub(super) fn delete_later(&mut self, key: &GarbageKey, digest: Digest) {
         let row = (key.object.clone(), digest, key.generation);
-        self.late.push(Late::Delete(key.repo, row));
+        self.late.push(Sent::Delete(key.repo, row));
     }
 
     pub(super) fn propose_later(&mut self, command: Command) {
-        self.late.push(Late::Propose(Box::new(command)));
+        self.late.push(Sent::Propose(Box::new(command)));
     }
 
     pub(super) fn next_label(&mut self) -> BackupLabel {

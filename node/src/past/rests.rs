@@ -55,6 +55,8 @@ pub(super) fn rests(request: &Request) -> Rests {
         | Request::Join(_)
         | Request::UpdateRepository(_)
         | Request::Renew(_)
+        | Request::ListCertificates(_)
+        | Request::RevokeCertificates(_)
         | Request::ListNodes(_)
         | Request::ChangeNode(_)
         | Request::Status(_)

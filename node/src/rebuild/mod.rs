@@ -30,8 +30,8 @@ pub use report::{Problem, ProblemKind, RebuildEvent, Rebuilt, RebuiltStanza, Tel
 
 use crate::init::{claim, found, write_marker};
 use crate::past::{ShownMarks, anchor_of, floor_of_era, random_branch};
+use crate::replies::unexpected;
 use crate::repositories::OpenRepository;
-use crate::services::unexpected;
 use crate::settings::{Layout, NodeSettings, RepositorySettings};
 use inventory::Inventory;
 use pgmesh_protocol::failure::chain;

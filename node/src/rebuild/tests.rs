@@ -11,7 +11,8 @@ use pgmesh_storage::{
     RepositoryIdentity, StanzaInfo, StanzaName, StoreSettings,
 };
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 const SUITE: DigestSuite = DigestSuite::Blake3;
 const SEGMENT: u32 = 1 << 20;

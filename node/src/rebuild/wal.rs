@@ -8,7 +8,7 @@ use super::inventory::FoundArchive;
 use super::report::{Problem, ProblemKind, RebuildEvent, Tell};
 use super::stanzas::RebuiltDatabase;
 use super::{Rebuilding, is_bad, unreadable};
-use crate::Node;
+use crate::core::Core;
 use crate::repositories::{OpenRepository, Slot};
 use crate::services::{branches_of, claimed_object};
 use crate::wal_ranges::Ranges;
@@ -150,7 +150,7 @@ impl Rebuilding {
 /// has a good copy. Returns the number of files. With `tolerate`, an object that the repository does not hand out
 /// counts as damaged.
 pub(crate) async fn adopt_unknown_wal(
-    node: &Node,
+    node: &Core,
     slot: &Slot,
     repository: &OpenRepository,
     tolerate: bool,
@@ -177,7 +177,7 @@ pub(crate) async fn adopt_unknown_wal(
 
 /// One archive that is looked through for files that the catalog does not know.
 struct Unknown<'a> {
-    node: &'a Node,
+    node: &'a Core,
     slot: &'a Slot,
     repository: &'a OpenRepository,
     stanza: &'a StanzaName,

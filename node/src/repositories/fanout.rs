@@ -2,18 +2,22 @@
 //!
 //! The payload is compressed once, on the PG host, and crosses the mesh once to each node that hosts repositories; each
 //! repository is written once, by one node, and encrypted there under its own key. The caller gets an answer as soon as
-//! enough repositories have it durably; the others go on, and what they come to is told by [`Late`].
+//! enough repositories have it durably. The other writes go on, and [`LateWrites`] tells their outcomes.
 
 use super::Repositories;
-use super::place::Place;
 use super::remote::{RemoteSlot, write_there};
-use super::slot::{Slot, SlotError};
-use super::ways::Way;
+use super::route::RepositoryRoute;
+use super::ways::ViaNode;
+use super::write_ends::{End, Ends};
+use super::write_plan::{
+    ADMITTED_WITHIN, ASIDE_AFTER, Admission, Admitted, WritePlan, WriteStep, admitted, is_given_up, owed,
+};
+use super::written::Written;
 use crate::budget::Held;
 use pgmesh_protocol::{ExitCode, Failure};
-use pgmesh_raft::limits::GENERATIONS_TRIED;
-use pgmesh_raft::{Claim, NodeName, Replica};
-use pgmesh_storage::{Generation, ObjectName, Payload, RepoKey, StoreError};
+use pgmesh_raft::{Claim, NodeName};
+use pgmesh_runtime::tasks;
+use pgmesh_storage::{Generation, ObjectName, Payload, RepoKey};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
@@ -22,47 +26,24 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// When those that seemed well have not acknowledged for this long, those that were put aside are tried as well.
-const ASIDE_AFTER: Duration = Duration::from_secs(2);
-
-/// How often it is asked whether a repository takes more by now.
+/// How often a waiting write checks whether its repository takes more by now.
 const ADMITTED: Duration = Duration::from_millis(50);
-/// So long a write at most waits for that after the answer.
-const ADMITTED_WITHIN: Duration = Duration::from_secs(10);
 
-/// What is done with repositories that take nothing more at present: put aside, or with as much under way as may be.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Admission {
-    /// They are passed over, and owe the object.
-    PassOver,
-    /// They are waited for: they have what came before.
-    Wait,
-}
-
-/// One repository that has the object durably.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Written {
-    /// Under which generation, and in which repository: by the identity of the one that the bytes went to.
-    pub claim: Claim,
-    /// Bytes at rest.
-    pub stored: u64,
-}
-
-/// What has become of a write when it may be acknowledged.
+/// The outcome of a write when it may be acknowledged.
 pub struct WriteOutcome {
     /// Repositories that have it; at least as many as were asked for.
     pub durable: Vec<Written>,
     /// Repositories that do not have it yet.
     pub owed: Vec<RepoKey>,
-    /// Under which generation each was asked to write it. One that has it under a higher one found a damaged object
-    /// there.
+    /// The generation under which each repository was asked to write it. If a repository has it under a higher
+    /// generation, the node there found a damaged object.
     pub asked: BTreeMap<RepoKey, Generation>,
-    /// Those of `owed` that are still at it.
-    pub late: Late,
+    /// The writes to repositories of `owed` that are still under way.
+    pub late: LateWrites,
 }
 
 impl WriteOutcome {
-    /// What is claimed of the repositories that have it.
+    /// The claims for the repositories that have it.
     pub fn claims(&self) -> Vec<Claim> {
         self.durable.iter().map(|written| written.claim.clone()).collect()
     }
@@ -81,18 +62,15 @@ impl WriteOutcome {
     }
 }
 
-/// What a write to one repository has come to.
-pub(super) type End = (RepoKey, Result<Written, SlotError>);
-
 /// Writes still under way after the acknowledgement.
-pub struct Late {
+pub struct LateWrites {
     under_way: usize,
     ends: mpsc::UnboundedReceiver<End>,
     tasks: JoinSet<()>,
 }
 
-impl Late {
-    /// The next one that is done; failures are left to the debts.
+impl LateWrites {
+    /// The next write that succeeds. A failed write leaves its debt in the catalog.
     pub async fn next(&mut self) -> Option<Written> {
         while let Some((repo, end)) = self.ends.recv().await {
             self.under_way = self.under_way.saturating_sub(1);
@@ -106,7 +84,7 @@ impl Late {
         None
     }
 
-    /// Takes what is under way, leaving nothing.
+    /// Takes the writes under way, leaving none.
     pub fn take(&mut self) -> Self {
         std::mem::replace(self, Self::nothing())
     }
@@ -135,7 +113,7 @@ impl Late {
     }
 }
 
-impl Drop for Late {
+impl Drop for LateWrites {
     fn drop(&mut self) {
         // Let them run to their end, unobserved.
         self.tasks.detach_all();
@@ -149,8 +127,7 @@ struct Start<'a> {
     held: Option<Arc<Held>>,
     ends: mpsc::UnboundedSender<End>,
     tasks: JoinSet<()>,
-    under_way: usize,
-    /// Set when whoever asked has the answer: what goes on then is in nobody's way.
+    /// Set when the caller has the answer. A write that goes on afterwards holds up no caller.
     answered: Arc<AtomicBool>,
 }
 
@@ -162,8 +139,9 @@ fn is_wanted(held: Option<&Arc<Held>>) -> bool {
     held.is_some_and(|held| held.is_wanted())
 }
 
-/// A write; nothing where it has gone on after the answer, its repository has fallen silent, and what it holds of the
-/// memory is wanted by those that are well (invariant 11): the debt is known.
+/// Awaits a write, and returns `None` if the write is given up. It is given up once the caller has the answer, the
+/// repository is silent, and a healthy repository needs the memory that the write holds (invariant 11). The debt is
+/// recorded.
 async fn unless_silent<T>(
     look: Duration,
     answered: &AtomicBool,
@@ -174,48 +152,46 @@ async fn unless_silent<T>(
     loop {
         match tokio::time::timeout(look, &mut write).await {
             Ok(written) => return Some(written),
-            Err(_) if answered.load(Ordering::Relaxed) && !is_well() => return None,
+            Err(_) if is_given_up(answered.load(Ordering::Relaxed), is_well()) => return None,
             Err(_) => {}
         }
     }
 }
 
-/// Waits until a repository takes more. Not for ever: before the answer it may be needed all the same, and behind it
-/// nobody may be listening any more.
+/// Waits until a repository takes more. Whether the write is to be made then.
 async fn is_admitted(
     admits: impl Fn() -> bool,
-    is_given_up: impl Fn() -> bool,
+    is_abandoned: impl Fn() -> bool,
     answered: &AtomicBool,
-    (before, behind): (Duration, Duration),
+    limits: (Duration, Duration),
 ) -> bool {
     let began = tokio::time::Instant::now();
-    while !admits() {
+    loop {
         let is_answered = answered.load(Ordering::Relaxed);
-        match began.elapsed() {
-            _ if is_given_up() => return false,
-            waited if is_answered && waited >= behind => return false,
-            waited if !is_answered && waited >= before => return true,
-            _ => tokio::time::sleep(ADMITTED).await,
+        match admitted(admits(), is_abandoned(), is_answered, began.elapsed(), limits) {
+            Admitted::Yes => return true,
+            Admitted::Never => return false,
+            Admitted::NotYet => tokio::time::sleep(ADMITTED).await,
         }
     }
-    true
 }
 
 impl Start<'_> {
-    fn places(&mut self, places: Vec<(Place, Generation)>) {
+    fn places(&mut self, places: Vec<(RepositoryRoute, Generation)>, tried: &mut Tried) {
+        tried.add(&places);
         let mut there: BTreeMap<NodeName, Vec<(Arc<RemoteSlot>, Generation)>> = BTreeMap::new();
         for (place, generation) in places {
-            self.under_way += 1;
             match place {
-                Place::Here(_) => self.one(place, generation, false),
-                Place::There(slot) => there.entry(slot.host.clone()).or_default().push((slot, generation)),
+                RepositoryRoute::Here(_) => self.one(place, generation, false),
+                RepositoryRoute::There(slot) => there.entry(slot.host.clone()).or_default().push((slot, generation)),
             }
         }
         for targets in there.into_values() {
             let slots: Vec<Arc<RemoteSlot>> = targets.iter().map(|(slot, _)| slot.clone()).collect();
-            let write = write_there(targets, self.object.clone(), self.payload.clone(), self.ends.clone());
+            let ends = Ends::new(self.ends.clone(), slots.iter().map(|slot| slot.key));
+            let write = write_there(targets, self.object.clone(), self.payload.clone(), ends);
             let (held, answered) = (self.held.clone(), self.answered.clone());
-            self.tasks.spawn(async move {
+            self.tasks.spawn(tasks::named("writing a replica", async move {
                 let is_well = || !is_wanted(held.as_ref()) || slots.iter().any(|slot| slot.watch.admits());
                 if unless_silent(LOOK, &answered, is_well, write).await.is_none() {
                     let repos: Vec<String> = slots.iter().map(|slot| format!("repo{}", slot.key)).collect();
@@ -225,16 +201,17 @@ impl Start<'_> {
                     );
                 }
                 drop(held);
-            });
+            }));
         }
     }
 
-    /// Writes to one repository. If it `waits`, only when the repository takes more; at once where enough others have
-    /// not come to an end by then. Whoever asked may give it up meanwhile.
-    fn one(&mut self, place: Place, generation: Generation, waits: bool) {
+    /// Writes to one repository. With `waits`, the write waits until the repository takes more; if the object is not
+    /// acknowledged within [`ASIDE_AFTER`], it is written all the same. The caller may give it up meanwhile.
+    fn one(&mut self, place: RepositoryRoute, generation: Generation, waits: bool) {
         let (object, payload, held) = (self.object.clone(), self.payload.clone(), self.held.clone());
-        let (ends, answered) = (self.ends.clone(), self.answered.clone());
-        self.tasks.spawn(async move {
+        let mut ends = Ends::new(self.ends.clone(), [place.key()]);
+        let answered = self.answered.clone();
+        self.tasks.spawn(tasks::named("writing a replica", async move {
             if waits {
                 let bytes = payload.bytes.len() as u64;
                 let admits = || place.admits_write(bytes);
@@ -249,26 +226,25 @@ impl Start<'_> {
             let result = unless_silent(LOOK, &answered, is_well, write).await;
             drop((payload, held));
             match result {
-                // Whoever asked may have gone: the debt tells the repair.
-                Some(result) => drop(ends.send((place.key(), result))),
+                Some(result) => ends.end(place.key(), result),
                 None => {
                     tracing::warn!(repo = %place.key(), "a write to a silent repository is given up; it is owed");
                 }
             }
-        });
+        }));
     }
 }
 
 impl Repositories {
     /// Writes to all of `targets` and returns when `ack` of them have it durably (invariant 1).
     ///
-    /// Repositories that are put aside, or have as much under way as one may have, get no request, unless `ack` cannot
-    /// be reached without them. `held` is the part of the memory budget that the payload takes; what the writes that go
-    /// on after the answer do not need is given back with the answer.
+    /// A repository that is put aside, or has its limit of requests under way, gets no request, unless `ack` cannot be
+    /// reached without it. `held` is the part of the memory budget that the payload takes. With the answer, the part
+    /// that the late writes do not need is given back.
     ///
     /// # Errors
-    /// [`ExitCode::ArchiveTimeout`] when fewer than `ack` succeed: nothing may be acknowledged. What was written stays,
-    /// and is found again by the next try.
+    /// [`ExitCode::ArchiveTimeout`] when fewer than `ack` succeed: nothing may be acknowledged. Objects that were
+    /// written stay, and the next try finds them.
     pub async fn write(
         &self,
         object: &ObjectName,
@@ -281,7 +257,7 @@ impl Repositories {
             .await
     }
 
-    /// As [`write`](Self::write), and says what is done with repositories that take nothing more at present.
+    /// As [`write`](Self::write); `admission` says how repositories are treated that take nothing more at present.
     pub(super) async fn write_to(
         &self,
         object: &ObjectName,
@@ -292,19 +268,13 @@ impl Repositories {
     ) -> Result<WriteOutcome, Failure> {
         let bytes = payload.bytes.len() as u64;
         let Chosen {
-            mut chosen,
-            mut aside,
+            chosen,
+            aside,
             mut reasons,
         } = self.choose(targets, bytes);
-        if chosen.len() < ack {
-            chosen.append(&mut aside);
-        }
-        let waiting = match admission {
-            Admission::PassOver => Vec::new(),
-            Admission::Wait => std::mem::take(&mut aside),
-        };
+        let mut plan = WritePlan::new(ack, chosen, aside, admission);
+        self.gather(plan.first(), bytes);
         let (sender, mut ends) = mpsc::unbounded_channel();
-        self.gather(&mut chosen, bytes);
         // Which ways to a shared repository were taken, and the generation that is written there.
         let mut tried = Tried::default();
         let generations: BTreeMap<RepoKey, Generation> = targets.iter().copied().collect();
@@ -314,89 +284,86 @@ impl Repositories {
             held: held.clone(),
             ends: sender,
             tasks: JoinSet::new(),
-            under_way: 0,
             answered: Arc::default(),
         };
-        tried.add(&chosen);
-        tried.add(&waiting);
-        start.places(chosen);
-        for (place, generation) in waiting {
-            start.under_way += 1;
-            start.one(place, generation, true);
-        }
         let mut durable: Vec<Written> = Vec::new();
-        while durable.len() < ack {
-            if start.under_way == 0 {
-                // Those put aside may have come back, and nothing is left to lose.
-                if aside.is_empty() {
-                    return Err(too_few(object, ack, durable.len(), &reasons));
+        loop {
+            let limit = match plan.next() {
+                WriteStep::Write(places) => {
+                    start.places(places, &mut tried);
+                    continue;
                 }
-                tried.add(&aside);
-                start.places(std::mem::take(&mut aside));
-            }
-            let end = if aside.is_empty() {
-                ends.recv().await
-            } else {
-                match tokio::time::timeout(ASIDE_AFTER, ends.recv()).await {
+                WriteStep::WriteWhenAdmitted(places) => {
+                    tried.add(&places);
+                    for (place, generation) in places {
+                        start.one(place, generation, true);
+                    }
+                    continue;
+                }
+                WriteStep::Wait(limit) => limit,
+                WriteStep::Acknowledge => break,
+                WriteStep::Refuse => return Err(too_few(object, ack, durable.len(), &reasons)),
+            };
+            let end = match limit {
+                None => ends.recv().await,
+                Some(limit) => match tokio::time::timeout(limit, ends.recv()).await {
                     Ok(end) => end,
                     Err(_) => {
-                        tried.add(&aside);
-                        start.places(std::mem::take(&mut aside));
+                        plan.elapsed();
                         continue;
                     }
-                }
+                },
             };
-            let Some((key, end)) = end else {
-                return Err(too_few(object, ack, durable.len(), &reasons));
-            };
-            start.under_way -= 1;
             match end {
-                Ok(written) => durable.push(written),
-                Err(error) => {
+                None => plan.all_ended(),
+                Some((_, Ok(written))) => {
+                    durable.push(written);
+                    plan.wrote();
+                }
+                Some((key, Err(error))) => {
                     reasons.push(pgmesh_protocol::failure::chain(&error));
                     // A shared repository may be well, and only the way there not.
                     let generation = generations.get(&key).filter(|_| error.is_of_the_way());
-                    if let Some(generation) = generation
-                        && let Some(place) = self.another_way(key, tried.ways(key))
-                    {
-                        let next = vec![(place, *generation)];
-                        tried.add(&next);
-                        start.places(next);
-                    }
+                    let another = generation.and_then(|generation| {
+                        let place = self.another_way(key, tried.ways(key))?;
+                        Some((place, *generation))
+                    });
+                    plan.failed(another);
                 }
             }
         }
-        // What is finished already costs no later catalog entry.
+        // A write that is finished already costs no later catalog entry.
         while let Ok((_, end)) = ends.try_recv() {
-            start.under_way -= 1;
-            durable.extend(end.ok());
+            match end {
+                Ok(written) => {
+                    durable.push(written);
+                    plan.wrote();
+                }
+                Err(_) => plan.failed(None),
+            }
         }
-        let Start {
-            tasks,
-            under_way,
-            answered,
-            ..
-        } = start;
+        let under_way = plan.under_way();
+        let Start { tasks, answered, .. } = start;
         answered.store(true, Ordering::Relaxed);
         if let Some(held) = &held {
             held.keep_only(bytes.saturating_mul(2 * under_way as u64));
         }
-        let has = |key: &RepoKey| durable.iter().any(|written| written.claim.replica.repo == *key);
-        let owed = targets.iter().map(|(key, _)| *key).filter(|key| !has(key)).collect();
+        let has = |key: RepoKey| durable.iter().any(|written| written.claim.replica.repo == key);
+        let owed = owed(targets.iter().map(|(key, _)| *key), has);
         Ok(WriteOutcome {
             durable,
             owed,
             asked: generations,
-            late: Late { under_way, ends, tasks },
+            late: LateWrites { under_way, ends, tasks },
         })
     }
 }
 
 /// Where a write goes.
 struct Chosen {
-    chosen: Vec<(Place, Generation)>,
-    /// Those that take nothing more at present.
-    aside: Vec<(Place, Generation)>,
+    chosen: Vec<(RepositoryRoute, Generation)>,
+    /// Repositories that take nothing more at present.
+    aside: Vec<(RepositoryRoute, Generation)>,
     /// Why the others get nothing.
     reasons: Vec<String>,
 }
@@ -420,16 +387,16 @@ impl Repositories {
         Chosen { chosen, aside, reasons }
     }
 
-    /// Whether the catalog counts no replica in a repository at present: what is written there would be waited for in
-    /// vain.
+    /// Whether the catalog counts no replica in a repository at present: an object written there would not count, and
+    /// its writer would wait in vain.
     fn takes_nothing(&self, key: RepoKey) -> bool {
         let record = self.catalog.view().repository(key).ok().flatten();
         record.is_some_and(|record| record.change.is_some())
     }
 
-    /// Sends what goes to a shared repository through another node there by way of a node that gets the payload anyway,
-    /// where one of those reaches it.
-    fn gather(&self, chosen: &mut [(Place, Generation)], bytes: u64) {
+    /// Saves a crossing of the mesh. If a shared repository would be reached through a node that gets no other write,
+    /// its write goes through a node that gets the payload anyway, where that node reaches it.
+    fn gather(&self, chosen: &mut [(RepositoryRoute, Generation)], bytes: u64) {
         let hosts: Vec<NodeName> = chosen.iter().filter_map(|(place, _)| place.host().cloned()).collect();
         for (place, _) in chosen.iter_mut() {
             let Some(host) = place.host() else { continue };
@@ -444,59 +411,18 @@ impl Repositories {
 
 /// By which ways each repository was tried.
 #[derive(Default)]
-struct Tried(BTreeMap<RepoKey, Vec<Way>>);
+struct Tried(BTreeMap<RepoKey, Vec<ViaNode>>);
 
 impl Tried {
-    fn add(&mut self, places: &[(Place, Generation)]) {
+    fn add(&mut self, places: &[(RepositoryRoute, Generation)]) {
         for (place, _) in places {
             let ways = self.0.entry(place.key()).or_default();
             ways.push(place.host().cloned());
         }
     }
 
-    fn ways(&self, key: RepoKey) -> &[Way] {
+    fn ways(&self, key: RepoKey) -> &[ViaNode] {
         self.0.get(&key).map_or(&[], Vec::as_slice)
-    }
-}
-
-/// Writes to one repository. An object of that name that is already there and damaged is passed over: the next
-/// generation is written beside it (invariant 2).
-pub(crate) async fn write_one(
-    slot: &Slot,
-    object: &ObjectName,
-    first: Generation,
-    payload: &Payload,
-) -> Result<Written, SlotError> {
-    let mut generation = first;
-    loop {
-        let put = slot
-            .write(payload.bytes.len() as u64, |repository| {
-                let (object, payload) = (object.clone(), payload.clone());
-                async move {
-                    let stored = repository.put(&object, generation, &payload).await?;
-                    Ok((stored, repository.claimed_as().clone()))
-                }
-            })
-            .await;
-        match put {
-            Ok((stored, identity)) => {
-                slot.note_written();
-                let repo = slot.key;
-                let replica = Replica { repo, generation };
-                return Ok(Written {
-                    claim: Claim { replica, identity },
-                    stored: stored.bytes,
-                });
-            }
-            Err(SlotError::Store {
-                source: StoreError::DamagedExists { .. },
-                ..
-            }) if generation.0 < first.0.saturating_add(GENERATIONS_TRIED) => {
-                tracing::warn!(repo = %slot.key, ?object, %generation, "a damaged object stands under this name");
-                generation = generation.next();
-            }
-            Err(error) => return Err(error),
-        }
     }
 }
 
@@ -525,7 +451,7 @@ mod tests {
         let (look, long) = (Duration::from_millis(1), Duration::from_millis(50));
         let never = || std::future::pending::<()>();
         let answered = AtomicBool::new(false);
-        // Before the answer it is waited for, whatever the repository seems.
+        // Before the answer the write waits, even if the repository seems silent.
         let early = tokio::time::timeout(long, unless_silent(look, &answered, || false, never()));
         assert!(early.await.is_err());
         answered.store(true, Ordering::Relaxed);

@@ -3,9 +3,10 @@
 
 use super::opening::Again;
 use super::slot::{OpenRepository, Opened, Slot};
-use crate::Node;
+use crate::core::Core;
 use futures::future::join_all;
 use pgmesh_protocol::now_unix;
+use pgmesh_runtime::random;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,10 +17,12 @@ const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// How long the creation of a stanza waits for the first attempts.
 const LONGEST_FIRST_ATTEMPTS: Duration = Duration::from_secs(10);
 
-impl Node {
+impl Core {
     /// Tries closed repositories again, each at its own pace, until the node stops.
     pub async fn keep_opening(self: Arc<Self>) {
-        join_all(self.repositories.slots().map(|slot| self.keep_open(slot))).await;
+        self.repositories
+            .keep_with_each(&self.supervisor, "opening", |slot| self.keep_open(slot))
+            .await;
     }
 
     async fn keep_open(&self, slot: &Slot) {
@@ -114,7 +117,7 @@ impl Node {
 fn jittered(pause: Duration) -> Duration {
     let mut byte = [128];
     // Without randomness all wait the same time.
-    let _ = getrandom::fill(&mut byte);
+    let _ = random::fill(&mut byte);
     pause * (768 + 2 * u32::from(byte[0])) / 1024
 }
 

@@ -9,53 +9,28 @@
 //! two newest are never deleted. A catalog that lags behind knows an older mark than the repository has, which is no
 //! reason for alarm either.
 
+use super::marking::Marking;
 use super::slot::{OpenRepository, Opened, Slot};
-use crate::Node;
+use crate::core::Core;
 use futures::future::join_all;
 use futures::stream::{self, StreamExt};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure, now_unix, utc};
 use pgmesh_raft::{Command, ObjectRef, Replica, RepositoryMark, RepositoryRecord, View};
+use pgmesh_runtime::random;
 use pgmesh_storage::{Mark, RepoKey, Repository, StoreError};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// How often a node looks whether a mark is due.
 const PERIOD: Duration = Duration::from_secs(3);
-/// The pause between two marks of a repository.
-const INTERVAL: Duration = Duration::from_secs(60);
-/// The same where marks cannot be deleted again: object lock, or `delete=n`.
-const INTERVAL_WHERE_KEPT: Duration = Duration::from_secs(3600);
 /// How long the last marks may hold up a node that stops.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
 /// How many marks a node writes until it lists them again: a listing costs money in a bucket.
 const LISTED_EVERY: u32 = 60;
 /// Objects that are looked for at once in an older copy.
 const LOOKED_FOR_AT_ONCE: usize = 64;
-
-/// A node's memory of the marks of a repository.
-#[derive(Debug, Default)]
-pub struct Marking {
-    /// The newest mark's number, as this node has written it or seen it there.
-    newest: u64,
-    /// Since when that is so.
-    since: Option<Instant>,
-    /// How many objects this process had written before it.
-    written: u64,
-    /// Whether marks cannot be deleted there.
-    are_kept: bool,
-    /// The marks that are there as far as this node knows, and how many it has written since it listed them. Other
-    /// nodes may write marks, too: the next listing finds them.
-    there: Option<(Vec<Mark>, u32)>,
-}
-
-impl Marking {
-    /// Whether a mark should be written now.
-    fn is_due(&self, written: u64, now: Instant) -> bool {
-        let interval = if self.are_kept { INTERVAL_WHERE_KEPT } else { INTERVAL };
-        written > self.written && self.since.is_none_or(|since| now.duration_since(since) >= interval)
-    }
-}
 
 /// Whether a repository has the newest mark.
 pub(super) enum Newest {
@@ -65,7 +40,7 @@ pub(super) enum Newest {
     Missing(String),
 }
 
-impl Node {
+impl Core {
     /// Marks repositories until the node stops.
     pub async fn keep_marking(self: Arc<Self>) {
         loop {
@@ -332,7 +307,7 @@ impl Node {
     }
 }
 
-impl Node {
+impl Core {
     /// A replica is not there.
     async fn withdraw(
         &self,
@@ -381,7 +356,7 @@ impl Walk {
 pub(crate) fn next_mark(there: &[Mark], known: u64) -> Result<Mark, Failure> {
     let highest = there.iter().map(|mark| mark.number).max().unwrap_or(0).max(known);
     let mut nonce = [0; 8];
-    getrandom::fill(&mut nonce).map_err(|error| Failure::new(ExitCode::Crypto, "no randomness").because(error))?;
+    random::fill(&mut nonce).map_err(|error| Failure::new(ExitCode::Crypto, "no randomness").because(error))?;
     Ok(Mark {
         number: highest.saturating_add(1),
         nonce: u64::from_be_bytes(nonce),
@@ -408,6 +383,7 @@ fn older_copy(slot: &Slot, known: &RepositoryMark, there: Option<i64>) -> String
 
 #[cfg(test)]
 mod tests {
+    use super::super::marking::{INTERVAL, INTERVAL_WHERE_KEPT};
     use super::*;
     use crate::SessionTimes;
     use crate::testing::TestNode;

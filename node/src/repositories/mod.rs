@@ -3,27 +3,36 @@
 mod fanout;
 mod hedges;
 mod keeping_open;
+mod marking;
 mod marks;
 mod opening;
 mod parts;
-mod place;
+mod read_plan;
 mod reading;
 mod remote;
+mod route;
 mod slot;
 mod watch;
 mod ways;
+mod write_ends;
+mod write_plan;
+mod written;
 
-pub(crate) use fanout::{WriteOutcome, Written, write_one};
+pub(crate) use fanout::WriteOutcome;
+pub(crate) use marking::Ahead;
 pub(crate) use marks::{Walk, next_mark};
 pub(crate) use opening::There;
 pub(crate) use parts::{FileWrite, FileWritten, PartToWrite};
-pub(crate) use place::Place;
 pub(crate) use reading::{BadReplica, Source};
+pub(crate) use route::RepositoryRoute;
 pub(crate) use slot::{OpenRepository, Opened, Slot, SlotError};
-pub(crate) use ways::Way;
+pub(crate) use ways::ViaNode;
+pub(crate) use written::{Written, write_one};
 
 use crate::links::Links;
 use crate::settings::NodeSettings;
+use crate::supervisor::Supervisor;
+use futures::future::join_all;
 use hedges::Hedges;
 use pgmesh_raft::{Catalog, NodeName};
 use pgmesh_storage::{Generation, ObjectName, RepoKey};
@@ -53,7 +62,7 @@ pub struct Repositories {
 type Passed = Arc<Mutex<BTreeMap<(ObjectName, RepoKey), Generation>>>;
 
 impl Repositories {
-    /// One closed slot for each declared repository; [`crate::Node::keep_opening`] opens them.
+    /// One closed slot for each declared repository; [`crate::core::Core::keep_opening`] opens them.
     pub fn declared(settings: &NodeSettings, me: NodeName, catalog: Catalog, links: Arc<Links>) -> Self {
         let slots = settings
             .repositories
@@ -85,6 +94,24 @@ impl Repositories {
     /// This node's own slots by number.
     pub fn slots(&self) -> impl Iterator<Item = &Arc<Slot>> {
         self.slots.values()
+    }
+
+    /// The worker `name` works on each of this node's slots at the same time, for ever. The panic of the work on one
+    /// slot stops that on no other.
+    pub(crate) async fn keep_with_each<'a, Work: Future<Output = ()>>(
+        &'a self,
+        supervisor: &Supervisor,
+        name: &'static str,
+        work: impl Fn(&'a Slot) -> Work,
+    ) {
+        let work = &work;
+        let keep = |slot: &'a Arc<Slot>| async move {
+            let of = format!("repo{}", slot.key);
+            supervisor.keep(name, &of, || work(slot)).await;
+        };
+        join_all(self.slots.values().map(keep)).await;
+        // A node without repositories has nothing to do here.
+        std::future::pending::<()>().await;
     }
 
     /// The numbers of this node's own repositories.

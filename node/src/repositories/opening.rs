@@ -11,11 +11,12 @@
 
 use super::marks::Newest;
 use super::slot::{OpenRepository, Opened, Slot};
-use crate::Node;
+use crate::core::Core;
 use futures::future::join_all;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, now_unix};
 use pgmesh_raft::{CatalogError, Command, NodeName, Refusal, RepositoryRecord};
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{Cipher, Conditions, Repository, RepositoryIdentity, Store, StoreError, WrappedKey};
 use std::future::Future;
 use std::time::Duration;
@@ -67,7 +68,7 @@ impl NotOpen {
     }
 }
 
-impl Node {
+impl Core {
     /// Opens once every declared repository that needs no majority of the mesh for it, all at once.
     pub async fn open_known_repositories(&self) {
         let opened = self.repositories.slots().map(|slot| async {
@@ -250,7 +251,7 @@ impl Node {
         }
     }
 
-    /// An empty repository at the declared place, for [`Node::replace_repository`].
+    /// An empty repository at the declared place, for [`crate::Node::replace_repository`].
     ///
     /// # Errors
     /// The place cannot be used, or holds another mesh's repository.
@@ -365,7 +366,7 @@ async fn blocking(
     slot: &Slot,
     open: impl FnOnce() -> Result<Store, StoreError> + Send + 'static,
 ) -> Result<Store, NotOpen> {
-    match tokio::task::spawn_blocking(open).await {
+    match tasks::blocking("opening a repository", open).await {
         Ok(opened) => opened.map_err(|error| classify(slot, &error)),
         // The runtime is shutting down.
         Err(error) => Err(NotOpen::mesh(&error)),

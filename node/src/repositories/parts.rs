@@ -11,7 +11,9 @@
 //! up for this file, if enough others go on: it owes the file, and the repair copies it.
 
 use super::Repositories;
-use super::fanout::{Admission, Late, WriteOutcome, Written};
+use super::fanout::{LateWrites, WriteOutcome};
+use super::write_plan::Admission;
+use super::written::Written;
 use crate::budget::Held;
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -89,7 +91,7 @@ impl FileWritten {
 
 /// Repositories that are still writing a part.
 struct LatePart {
-    late: Late,
+    late: LateWrites,
     /// Their share of the memory budget.
     held: Weak<Held>,
     pending: BTreeSet<RepoKey>,

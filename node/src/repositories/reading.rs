@@ -4,19 +4,20 @@
 //! alone while it is idle, and several share a load that one cannot carry. The slow tail is hedged: when the chosen one
 //! takes much longer than usual, the next best is asked too, and the first good answer counts. Hedges are rationed, but
 //! for a repository that keeps silent as no slow one does. A shared repository is one replica, however many ways lead
-//! there: another way is taken when no other repository is left to ask.
+//! there: another way is taken when no other repository is left to ask. `read_plan.rs` decides all that.
 
 use super::Repositories;
-use super::place::Place;
+use super::read_plan::{Askable, ReadPlan, ReadStep};
+use super::route::RepositoryRoute;
 use super::slot::SlotError;
-use super::ways::Way;
+use super::ways::ViaNode;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use pgmesh_raft::{Claim, Replica};
 use pgmesh_storage::{ObjectName, Payload, RepoKey};
 use std::time::Duration;
 
-/// Where a payload came from, and what was found wrong on the way there.
+/// Where a payload came from, and the bad replicas that were found on the way.
 #[derive(Debug, Clone)]
 pub struct Source {
     /// The payload, its tag checked.
@@ -34,7 +35,7 @@ pub struct BadReplica {
     pub claim: Claim,
     /// It is not there at all.
     pub missing: bool,
-    /// What was found.
+    /// A description of the damage.
     pub what: String,
 }
 
@@ -50,20 +51,32 @@ pub struct ReadFailure {
     pub hopeless: bool,
 }
 
-/// What one replica answered.
+/// The answer of one replica.
 type Answer = (RepoKey, Replica, Result<Payload, SlotError>);
 
-/// The only replica that is left is asked by another way, where there is one, when it has been silent for so long.
-const ANOTHER_WAY_AFTER: Duration = Duration::from_secs(2);
+impl Askable for RepositoryRoute {
+    fn key(&self) -> RepoKey {
+        self.key()
+    }
 
-/// A replica that is silent for this long is overtaken whatever the ration says.
-const OVERTAKE_ALWAYS: Duration = Duration::from_millis(500);
+    fn way(&self) -> ViaNode {
+        self.host().cloned()
+    }
+
+    fn rank(&self) -> (bool, u32, Duration) {
+        self.rank()
+    }
+
+    fn patience(&self) -> Duration {
+        self.watch().hedge_after()
+    }
+}
 
 impl Repositories {
     /// Reads an object. Replicas not in `avoid` are tried first, then by health and expected time.
     ///
     /// # Errors
-    /// When none can be read; what is damaged or missing is told in either case.
+    /// When no replica can be read. Damaged and missing replicas are named in either case.
     pub async fn read(
         &self,
         object: &ObjectName,
@@ -71,78 +84,53 @@ impl Repositories {
         avoid: &[RepoKey],
     ) -> Result<Source, ReadFailure> {
         let mut reasons = Vec::new();
-        let mut candidates: Vec<(Place, Replica)> = Vec::new();
+        let mut candidates: Vec<(RepositoryRoute, Replica)> = Vec::new();
         for replica in replicas {
             match self.place(replica.repo) {
                 Ok(place) => candidates.push((place, *replica)),
                 Err(why) => reasons.push(why),
             }
         }
-        // The best last, where it can be taken from.
-        candidates.sort_by_key(|(place, _)| std::cmp::Reverse((avoid.contains(&place.key()), place.rank())));
+        let mut plan = ReadPlan::new(candidates, avoid);
         let mut bad = Vec::new();
-        let mut tried: Vec<(Replica, Way)> = Vec::new();
         let mut asked = FuturesUnordered::new();
         loop {
-            let Some((place, replica)) = candidates.pop() else {
-                break;
+            let limit = match plan.next() {
+                ReadStep::GiveUp => break,
+                ReadStep::Ask(place, replica) => {
+                    asked.push(ask(place, object, replica));
+                    self.hedges.earn();
+                    continue;
+                }
+                ReadStep::Wait(limit) => limit,
             };
-            let patience = place.watch().hedge_after();
-            tried.push((replica, place.host().cloned()));
-            asked.push(ask(place, object, replica));
-            self.hedges.earn();
-            // Waits for answers until one is good, or until the next replica is to be asked.
-            // What the asker does not want is asked when nothing else is left, not to be faster.
-            let mut is_last = candidates.last().is_none_or(|(next, _)| avoid.contains(&next.key()));
-            loop {
-                let answer = if is_last && candidates.is_empty() {
-                    match tokio::time::timeout(ANOTHER_WAY_AFTER, asked.next()).await {
-                        Ok(answer) => answer,
-                        Err(_) => match self.other_ways(&tried, None) {
-                            ways if ways.is_empty() => asked.next().await,
-                            ways => {
-                                candidates = ways;
-                                break;
-                            }
-                        },
+            let answer = match limit {
+                None => asked.next().await,
+                Some(limit) => match tokio::time::timeout(limit, asked.next()).await {
+                    Ok(answer) => answer,
+                    Err(_) => {
+                        plan.elapsed(|| self.hedges.spend(), |tried| self.other_ways(tried, None));
+                        continue;
                     }
-                } else if is_last {
-                    asked.next().await
-                } else {
-                    match tokio::time::timeout(patience, asked.next()).await {
-                        Ok(answer) => answer,
-                        Err(_) if self.hedges.spend() => break,
-                        Err(_) => match tokio::time::timeout(OVERTAKE_ALWAYS, asked.next()).await {
-                            Ok(answer) => answer,
-                            Err(_) => break,
-                        },
+                },
+            };
+            match answer {
+                None => plan.all_answered(),
+                Some((repo, _, Ok(payload))) => return Ok(Source { payload, repo, bad }),
+                Some((_, replica, Err(error))) => {
+                    let what = pgmesh_protocol::failure::chain(&error);
+                    if let (Some(missing), Some(identity)) = (error.condemns(), error.identity()) {
+                        let identity = identity.clone();
+                        bad.push(BadReplica {
+                            claim: Claim { replica, identity },
+                            missing,
+                            what: what.clone(),
+                        });
                     }
-                };
-                match answer {
-                    None => break,
-                    Some((repo, _, Ok(payload))) => return Ok(Source { payload, repo, bad }),
-                    Some((_, replica, Err(error))) => {
-                        let what = pgmesh_protocol::failure::chain(&error);
-                        if let (Some(missing), Some(identity)) = (error.condemns(), error.identity()) {
-                            let identity = identity.clone();
-                            bad.push(BadReplica {
-                                claim: Claim { replica, identity },
-                                missing,
-                                what: what.clone(),
-                            });
-                        }
-                        reasons.push(what);
-                        if error.is_of_the_way() {
-                            // Below those that are left: another repository first.
-                            let mut ways = self.other_ways(&tried, Some(replica));
-                            ways.append(&mut candidates);
-                            candidates = ways;
-                        }
-                        if !candidates.is_empty() {
-                            break;
-                        }
-                        is_last = true;
-                    }
+                    reasons.push(what);
+                    let is_of_the_way = error.is_of_the_way();
+                    let ways = is_of_the_way.then(|| self.other_ways(plan.tried(), Some(replica)));
+                    plan.failed(ways.unwrap_or_default());
                 }
             }
         }
@@ -153,8 +141,8 @@ impl Repositories {
         Err(ReadFailure { reasons, bad, hopeless })
     }
 
-    /// Ways to replicas in shared repositories, or to one of them, that were not tried: one for each.
-    fn other_ways(&self, tried: &[(Replica, Way)], only: Option<Replica>) -> Vec<(Place, Replica)> {
+    /// A way to each replica in shared repositories, or to `only` one of them, that was not tried.
+    fn other_ways(&self, tried: &[(Replica, ViaNode)], only: Option<Replica>) -> Vec<(RepositoryRoute, Replica)> {
         let mut replicas: Vec<Replica> = tried.iter().map(|(replica, _)| *replica).collect();
         replicas.sort_unstable();
         replicas.dedup();
@@ -163,7 +151,7 @@ impl Repositories {
             .filter(|replica| only.is_none_or(|only| only == *replica));
         wanted
             .filter_map(|replica| {
-                let ways: Vec<Way> = tried
+                let ways: Vec<ViaNode> = tried
                     .iter()
                     .filter(|(other, _)| *other == replica)
                     .map(|(_, way)| way.clone())
@@ -174,7 +162,7 @@ impl Repositories {
     }
 }
 
-async fn ask(place: Place, object: &ObjectName, replica: Replica) -> Answer {
+async fn ask(place: RepositoryRoute, object: &ObjectName, replica: Replica) -> Answer {
     let answer = place.get(object, replica.generation).await;
     (place.key(), replica, answer)
 }

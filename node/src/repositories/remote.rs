@@ -1,11 +1,12 @@
 //! A repository that is reached through another node: that node encrypts, stores, reads and checks; this node watches
 //! the repository's health.
 
-use super::fanout::Written;
 use super::slot::SlotError;
 use super::watch::{Attempt, Watch};
+use super::write_ends::Ends;
+use super::written::Written;
 use crate::health::Work;
-use crate::links::{Lane, LinkError, Links, Whom, receive, receive_body};
+use crate::links::{Lane, LinkError, Links, Recipient, receive, receive_body};
 use pgmesh_protocol::{
     BODY_LIMIT, DeleteObject, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind, StoreObject, StoreTarget,
 };
@@ -14,7 +15,6 @@ use pgmesh_storage::{Generation, ObjectName, Payload, RepoKey};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
 
 /// A repository that another node reaches. A shared repository has a slot for each node that reaches it: each way fails
 /// for itself.
@@ -90,8 +90,8 @@ impl RemoteSlot {
         self.judge(attempt, answer)
     }
 
-    fn whom(&self) -> Whom {
-        Whom::Named(self.host.clone())
+    fn whom(&self) -> Recipient {
+        Recipient::Named(self.host.clone())
     }
 
     /// Ends an attempt by the answer, which speaks for or against the repository, or only against the object.
@@ -139,13 +139,13 @@ fn damaged_in_transit(error: &dyn std::error::Error) -> RemoteError {
     }
 }
 
-/// Writes one object to several repositories of one node: the payload crosses the mesh once. Each target's end is told
-/// to `ends` as it comes; when the node falls silent, all that are left end with that.
+/// Writes one object to several repositories of one node: the payload crosses the mesh once. Each target's outcome is
+/// sent to `ends` as it comes. When the node falls silent, that is the outcome of all targets that are left.
 pub async fn write_there(
     targets: Vec<(Arc<RemoteSlot>, Generation)>,
     object: ObjectName,
     payload: Payload,
-    ends: mpsc::UnboundedSender<(RepoKey, Result<Written, SlotError>)>,
+    mut ends: Ends,
 ) {
     let Some((first, _)) = targets.first() else { return };
     let (links, whom, limit) = (first.links.clone(), first.whom(), first.io_timeout);
@@ -187,8 +187,7 @@ pub async fn write_there(
                     stored: stored.bytes,
                 }
             });
-            // The caller may have gone: then the debt tells the repair.
-            let _ = ends.send((slot.key, written));
+            ends.end(slot.key, written);
         }
         Ok(())
     };
@@ -196,7 +195,7 @@ pub async fn write_there(
     if let Err(error) = outcome {
         for (key, (slot, attempt)) in waiting {
             let ended = slot.judge(attempt, Err(error.clone()));
-            let _ = ends.send((key, ended));
+            ends.end(key, ended);
         }
     }
 }

@@ -1,10 +1,9 @@
 //! One repository of this node: closed or opened, and how it does.
 
-use super::marks::Marking;
+use super::marking::{Ahead, Marking};
 use super::watch::Watch;
 use crate::awake::Awake;
 use crate::health::Work;
-use crate::past::Ahead;
 use crate::settings::RepositorySettings;
 use pgmesh_protocol::{HealthInfo, RemoteErrorKind, now_unix};
 use pgmesh_raft::{LogIndex, NodeName, PlacedIdentity, RepositoryRecord, limits};

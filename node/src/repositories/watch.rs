@@ -4,7 +4,8 @@ use crate::health::{Health, Work};
 use pgmesh_protocol::{HealthInfo, now_unix};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Bytes of writes under way to one repository at once; a single larger one goes alone. A slow repository holds no more
 /// of this node's memory (invariant 11): beyond it, it is passed over, and owed the object.

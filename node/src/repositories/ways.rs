@@ -5,8 +5,8 @@
 //! health. Which nodes reach it is in the catalog; how they do, each node finds out by its own requests.
 
 use super::Repositories;
-use super::place::Place;
 use super::remote::RemoteSlot;
+use super::route::RepositoryRoute;
 use super::slot::{Opened, Slot};
 use pgmesh_protocol::failure::chain;
 use pgmesh_raft::{NodeName, NodeService, RepositoryRecord, View};
@@ -14,14 +14,14 @@ use pgmesh_storage::RepoKey;
 use std::sync::Arc;
 
 /// By which node: none is this one.
-pub(crate) type Way = Option<NodeName>;
+pub(crate) type ViaNode = Option<NodeName>;
 
 impl Repositories {
     /// Where a repository is reached.
     ///
     /// # Errors
-    /// In words: nobody who is known hosts or reaches it.
-    pub fn place(&self, key: RepoKey) -> Result<Place, String> {
+    /// In words: no known node hosts or reaches it.
+    pub fn place(&self, key: RepoKey) -> Result<RepositoryRoute, String> {
         let view = self.catalog.view();
         match view.repository(key) {
             Ok(Some(record)) if record.host.is_none() => self.shared_place(&view, key, &record),
@@ -30,7 +30,12 @@ impl Repositories {
         }
     }
 
-    fn hosted_place(&self, view: &View, key: RepoKey, record: Option<RepositoryRecord>) -> Result<Place, String> {
+    fn hosted_place(
+        &self,
+        view: &View,
+        key: RepoKey,
+        record: Option<RepositoryRecord>,
+    ) -> Result<RepositoryRoute, String> {
         let (host, uuid) = record.map_or((None, String::new()), |record| (record.host, record.uuid));
         if let Some(host) = host.as_ref().filter(|host| **host != self.me)
             && let Ok(Some(record)) = view.node(host)
@@ -51,34 +56,34 @@ impl Repositories {
             ));
         }
         match (self.slot(key), host) {
-            // The catalog says who hosts it: a file that still declares what another node has taken over is not right.
-            (Some(slot), None) => Ok(Place::Here(slot.clone())),
-            (Some(slot), Some(host)) if host == self.me => Ok(Place::Here(slot.clone())),
+            // The catalog says which node hosts it. If another node has taken it over, this node's file is out of date.
+            (Some(slot), None) => Ok(RepositoryRoute::Here(slot.clone())),
+            (Some(slot), Some(host)) if host == self.me => Ok(RepositoryRoute::Here(slot.clone())),
             (None, Some(host)) if host == self.me => Err(format!(
                 "node {host} hosts repo{key}, but its file does not declare it any more"
             )),
-            (_, Some(host)) => Ok(Place::There(self.remote(key, host, &uuid))),
+            (_, Some(host)) => Ok(RepositoryRoute::There(self.remote(key, host, &uuid))),
             (None, None) => Err(format!("repo{key} is not declared on this node")),
         }
     }
 
-    fn shared_place(&self, view: &View, key: RepoKey, record: &RepositoryRecord) -> Result<Place, String> {
+    fn shared_place(&self, view: &View, key: RepoKey, record: &RepositoryRecord) -> Result<RepositoryRoute, String> {
         let own = self.slot(key).filter(|slot| slot.is_defined_by(record));
         let here = own.filter(|slot| slot.has_open(&record.uuid));
         if let Some(slot) = here.filter(|slot| slot.admits()) {
-            return Ok(Place::Here(slot.clone()));
+            return Ok(RepositoryRoute::Here(slot.clone()));
         }
         let there = self.ways_there(view, key, &record.uuid)?.into_iter().next();
         match (here, there) {
-            (_, Some(way)) if way.watch.admits() => Ok(Place::There(way)),
-            (Some(slot), _) => Ok(Place::Here(slot.clone())),
-            (None, Some(way)) => Ok(Place::There(way)),
+            (_, Some(way)) if way.watch.admits() => Ok(RepositoryRoute::There(way)),
+            (Some(slot), _) => Ok(RepositoryRoute::Here(slot.clone())),
+            (None, Some(way)) => Ok(RepositoryRoute::There(way)),
             (None, None) => Err(self.why_unreached(key, own)),
         }
     }
 
-    /// The nodes through which a shared repository is reached, the best first: those that are being drained last, then
-    /// by health.
+    /// The nodes through which a shared repository is reached, the best first: sorted by health, and nodes that are
+    /// being drained last.
     fn ways_there(&self, view: &View, key: RepoKey, uuid: &str) -> Result<Vec<Arc<RemoteSlot>>, String> {
         let nodes = view.reaching(key).map_err(|error| chain(&error))?;
         let others = nodes.into_iter().filter(|(name, _)| *name != self.me);
@@ -106,32 +111,32 @@ impl Repositories {
         }
     }
 
-    /// Another way to a shared repository than those that were tried, if one should be asked now.
-    pub(crate) fn another_way(&self, key: RepoKey, tried: &[Way]) -> Option<Place> {
+    /// A way to a shared repository that was not tried yet, if it should be asked now.
+    pub(crate) fn another_way(&self, key: RepoKey, tried: &[ViaNode]) -> Option<RepositoryRoute> {
         let view = self.catalog.view();
         let record = view.repository(key).ok()??;
         if record.host.is_some() {
             return None;
         }
-        let is_new = |way: &Way| !tried.contains(way);
+        let is_new = |way: &ViaNode| !tried.contains(way);
         let is_open = |slot: &Slot| slot.is_defined_by(&record) && slot.has_open(&record.uuid);
         let here = self.slot(key).filter(|slot| is_open(slot) && slot.admits());
         if let Some(slot) = here.filter(|_| is_new(&None)) {
-            return Some(Place::Here(slot.clone()));
+            return Some(RepositoryRoute::Here(slot.clone()));
         }
         let ways = self.ways_there(&view, key, &record.uuid).ok()?.into_iter();
         let mut new = ways.filter(|way| way.watch.admits() && is_new(&Some(way.host.clone())));
-        new.next().map(Place::There)
+        new.next().map(RepositoryRoute::There)
     }
 
-    /// The way to a shared repository through one of these nodes, if it should be asked now: a payload that goes there
-    /// anyway need not cross the mesh twice.
-    pub(crate) fn way_through(&self, key: RepoKey, hosts: &[NodeName], bytes: u64) -> Option<Place> {
+    /// The way to a shared repository through one of these nodes, if it should be asked now: a payload that goes to the
+    /// node anyway need not cross the mesh twice.
+    pub(crate) fn way_through(&self, key: RepoKey, hosts: &[NodeName], bytes: u64) -> Option<RepositoryRoute> {
         let view = self.catalog.view();
         let record = view.repository(key).ok()??;
         let ways = self.ways_there(&view, key, &record.uuid).ok()?.into_iter();
         let mut through = ways.filter(|way| hosts.contains(&way.host));
         let found = through.find(|way| way.watch.admits() && way.watch.admits_write(bytes));
-        found.map(Place::There)
+        found.map(RepositoryRoute::There)
     }
 }

@@ -1,22 +1,22 @@
 //! Join tokens and certificates.
 
 use crate::Node;
-use crate::services::unexpected;
+use crate::certificates::granted_role;
+use crate::init::CERTIFICATE_VALIDITY;
+use crate::replies::unexpected;
+use crate::services::joining::Comer;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{
     BeginAnew, CreateInvite, ExitCode, Failure, Invite, JoinAccepted, JoinRequest, JoinedNode, NewNode, NewNumber,
     now_unix,
 };
-use pgmesh_raft::command::AdmitNode;
+use pgmesh_raft::command::{AdmitNode, IssueCertificate};
 use pgmesh_raft::{
     CatalogError, Command, MeshRecord, NodeName, NodeRecord, Redemption, Refusal, Reply, TokenId, TokenRole,
 };
 use pgmesh_storage::wire;
 use pgmesh_transport::{JoinToken, MemberCertificate, MemberName, MeshCa, Role};
-use std::time::Duration;
 
-/// How long a certificate is valid; members renew theirs by themselves when a third of this is over.
-pub const CERTIFICATE_VALIDITY: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Addresses in a token: it must stay short enough to be handed over.
 const TOKEN_ADDRESSES: usize = 5;
 /// The longest that a token may be good.
@@ -25,35 +25,7 @@ const LONGEST_EXPIRY: u64 = 30 * 24 * 3600;
 impl Node {
     /// Makes a join token; its secret is nowhere kept (invariant 9).
     pub async fn invite(&self, actor: &str, invite: CreateInvite) -> Result<Invite, Failure> {
-        let (role, token_role) = match invite.role.as_str() {
-            "client" if invite.stanzas.is_empty() => {
-                return Err(
-                    Failure::new(ExitCode::OptionRequired, "a client's token needs the stanzas it is for")
-                        .remedy("add --stanza=NAME"),
-                );
-            }
-            "client" => {
-                let stanzas = invite.stanzas;
-                (
-                    Role::Client {
-                        stanzas: stanzas.clone(),
-                    },
-                    TokenRole::Client { stanzas },
-                )
-            }
-            "admin" => (Role::Admin, TokenRole::Admin),
-            "node" => {
-                let name = invite.name.as_deref();
-                (Role::Node, self.node_token(name, invite.force).await?)
-            }
-            other => {
-                return Err(Failure::new(
-                    ExitCode::OptionInvalid,
-                    format!("'{other}' is no role that can be invited"),
-                )
-                .remedy("--role=client, --role=admin or --role=node NAME"));
-            }
-        };
+        let (role, token_role) = self.invited_role(&invite).await?;
         if invite.expires == 0 || invite.expires > LONGEST_EXPIRY {
             return Err(Failure::new(
                 ExitCode::OptionInvalid,
@@ -83,8 +55,8 @@ impl Node {
         })
     }
 
-    /// What a node's token is for: a name, and the node whose place it takes, where that is meant.
-    async fn node_token(&self, name: Option<&str>, force: bool) -> Result<TokenRole, Failure> {
+    /// The role of a node's token: its name, and the node whose place it takes, where that is meant.
+    pub(super) async fn node_token(&self, name: Option<&str>, force: bool) -> Result<TokenRole, Failure> {
         let name = name.ok_or_else(|| {
             Failure::new(
                 ExitCode::OptionRequired,
@@ -105,7 +77,7 @@ impl Node {
     /// Redeems a token: signs the bearer's certificate, and has the catalog use the token up for it. If the answer is
     /// lost, the bearer sends the same request again, perhaps to another node, and gets the certificate of the first
     /// one.
-    pub async fn join(&self, join: JoinRequest) -> Result<JoinAccepted, Failure> {
+    pub(crate) async fn join(&self, join: JoinRequest, comer: &Comer<'_>) -> Result<JoinAccepted, Failure> {
         let name: MemberName = join.name.parse().map_err(|error| {
             Failure::new(
                 ExitCode::OptionInvalid,
@@ -113,38 +85,48 @@ impl Node {
             )
             .because(error)
         })?;
-        let refused = |refusal| Failure::from(CatalogError::Refused(refusal));
         let token = catalog_token_id(&join.token_id.0);
-        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
-        let known = view.token(token)?;
-        // A stranger learns nothing but this.
-        let known = known
-            .filter(|known| known.secret_hash == join.secret.hash())
-            .ok_or_else(|| refused(Refusal::TokenUnknown))?;
-        let role = match known.role {
+        let known = self.shown_token(token, &join, comer).await?;
+        let is_noted = matches!(known.role, TokenRole::Member { .. });
+        let role = match &known.role {
             TokenRole::Admin => Role::Admin,
-            TokenRole::Client { stanzas } => Role::Client { stanzas },
+            TokenRole::Client { stanzas } => Role::Client {
+                stanzas: stanzas.clone(),
+            },
             TokenRole::Node { .. } => Role::Node,
+            TokenRole::Member { role, .. } => granted_role(role.clone()),
         };
         let is_for_node = role == Role::Node;
         if is_for_node != join.node.is_some() {
-            return Err(refused(Refusal::TokenOfOtherRole { is_for_node }));
+            return Err(CatalogError::Refused(Refusal::TokenOfOtherRole { is_for_node }).into());
         }
+        let administrator = join.node.as_ref().map(|new| new.administrator);
+        let asked = wire::encode(&("join", &join.csr, name.as_str(), administrator));
+        let request = *self.suite().digest(&asked).as_bytes();
+        let key = self.check_join(&join, &name, &known, &request)?;
+        // Not before: a token that was used up must not keep others out.
+        comer.place.inspect(|place| place.has_token());
         let authority = self.authority()?;
+        let not_after = now_unix().saturating_add(i64::try_from(CERTIFICATE_VALIDITY.as_secs()).unwrap_or(i64::MAX));
         let certificate = authority
             .sign_csr(&join.csr, &role, &name, CERTIFICATE_VALIDITY)
             .map_err(|error| {
                 Failure::new(ExitCode::Crypto, "the certificate could not be signed").because(chain(&error))
             })?;
-        let administrator = join.node.as_ref().map(|new| new.administrator);
-        let asked = wire::encode(&("join", &join.csr, name.as_str(), administrator));
         let redemption = Redemption {
             token,
             secret_hash: join.secret.hash(),
-            request: *self.suite().digest(&asked).as_bytes(),
+            request,
             certificate,
         };
         let command = match join.node {
+            // The level may have risen since the token was made.
+            None if is_noted || self.notes_certificates()? => Command::IssueCertificate(Box::new(IssueCertificate {
+                redemption,
+                name: name.to_string(),
+                key: key.0,
+                not_after,
+            })),
             None => Command::RedeemToken {
                 redemption,
                 name: name.to_string(),
@@ -213,8 +195,8 @@ impl Node {
         Ok(())
     }
 
-    /// Another number for a node whose disk lacks what it has promised under the one that it has. A leader with a
-    /// majority gives it out, so whatever was acknowledged is on the others.
+    /// A new number for a node whose disk lacks what it has promised under its old number. A leader with a majority
+    /// gives it out, so each acknowledged entry is on the other nodes.
     pub(crate) async fn renumber(&self, member: &MemberCertificate, begin: BeginAnew) -> Result<NewNumber, Failure> {
         let name: NodeName = member
             .name
@@ -245,7 +227,7 @@ impl Node {
         }
     }
 
-    /// Where whoever joins finds the mesh: this node first, and others in case it is gone by then.
+    /// The addresses at which a joining node finds the mesh: this node first, and others in case it is gone by then.
     fn token_addresses(&self) -> Vec<String> {
         let mut addresses = vec![self.settings.advertise.clone()];
         for node in self.addresses() {
@@ -269,7 +251,7 @@ impl Node {
     }
 }
 
-/// The catalog's identifiers are longer than those of this version's tokens; the rest is zero.
+/// A token's identifier as the catalog has it: the catalog's identifiers are longer, and the rest is zero.
 fn catalog_token_id(bytes: &[u8]) -> TokenId {
     let mut id = [0; 16];
     for (to, from) in id.iter_mut().zip(bytes) {
@@ -304,6 +286,11 @@ mod tests {
         invite.token.parse().unwrap()
     }
 
+    async fn redeem(site: &TestNode, join: JoinRequest) -> Result<JoinAccepted, Failure> {
+        let address = std::net::Ipv4Addr::LOCALHOST.into();
+        site.node.join(join, &Comer { address, place: None }).await
+    }
+
     fn request(token: &JoinToken, name: &str, is_node: bool) -> JoinRequest {
         let new = NewNode {
             region: String::new(),
@@ -326,16 +313,16 @@ mod tests {
     async fn a_node_that_was_removed_does_not_come_back_by_its_old_request() {
         let site = TestNode::start(SessionTimes::default()).await;
         let join = request(&token(&site, "node", Some("beta"), false).await, "beta", true);
-        let first = site.node.join(join.clone()).await.unwrap();
+        let first = redeem(&site, join.clone()).await.unwrap();
         // The answer was lost.
-        let again = site.node.join(join.clone()).await.unwrap();
+        let again = redeem(&site, join.clone()).await.unwrap();
         assert_eq!(first.certificate, again.certificate);
         let number = |accepted: &JoinAccepted| accepted.node.as_ref().unwrap().node_id;
         assert_eq!(number(&first), number(&again));
         let members = &first.node.as_ref().unwrap().members;
         assert_eq!(members.len(), 1, "it is told of the node that is there: {members:?}");
         site.remove("beta").await;
-        let refused = site.node.join(join).await.unwrap_err();
+        let refused = redeem(&site, join).await.unwrap_err();
         assert!(refused.to_string().contains("removed"), "{refused}");
     }
 
@@ -349,7 +336,7 @@ mod tests {
             token(&site, "node", Some("beta"), true).await,
         ];
         let [first, second] = tokens.each_ref().map(|token| request(token, "beta", true));
-        let (first, second) = tokio::join!(site.node.join(first), site.node.join(second));
+        let (first, second) = tokio::join!(redeem(&site, first), redeem(&site, second));
         let (accepted, refused) = match (first, second) {
             (Ok(accepted), Err(refused)) | (Err(refused), Ok(accepted)) => (accepted, refused),
             other => panic!("{other:?}"),
@@ -373,23 +360,23 @@ mod tests {
             token(&site, "admin", None, false).await,
         );
         for join in [request(&for_node, "beta", false), request(&for_admin, "beta", true)] {
-            let refused = site.node.join(join).await.unwrap_err();
+            let refused = redeem(&site, join).await.unwrap_err();
             assert!(refused.to_string().contains("join token"), "{refused}");
         }
         let mut guessed = request(&for_admin, "alice", false);
         guessed.secret = for_node.secret.clone();
         let applied = site.node.catalog.view().applied().unwrap();
-        assert!(site.node.join(guessed).await.is_err());
+        assert!(redeem(&site, guessed).await.is_err());
         assert_eq!(
             site.node.catalog.view().applied().unwrap(),
             applied,
             "a guess writes nothing"
         );
         let join = request(&for_admin, "alice", false);
-        let first = site.node.join(join.clone()).await.unwrap();
-        assert_eq!(site.node.join(join).await.unwrap().certificate, first.certificate);
-        let other = site.node.join(request(&for_admin, "alice", false)).await.unwrap_err();
+        let first = redeem(&site, join.clone()).await.unwrap();
+        assert_eq!(redeem(&site, join).await.unwrap().certificate, first.certificate);
+        let other = redeem(&site, request(&for_admin, "alice", false)).await.unwrap_err();
         assert!(other.to_string().contains("already used"), "{other}");
-        site.node.join(request(&for_node, "beta", true)).await.unwrap();
+        redeem(&site, request(&for_node, "beta", true)).await.unwrap();
     }
 }

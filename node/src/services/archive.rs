@@ -1,8 +1,10 @@
 //! Pushing WAL.
 
 use super::aside::{Content, Filed};
-use crate::Node;
+use crate::archive::Archive;
+use crate::core::Core;
 use crate::refs;
+use crate::replies::unexpected;
 use crate::services::passed_over::passed_over;
 use crate::services::read::report;
 use crate::settings::effective_ack;
@@ -19,6 +21,7 @@ use pgmesh_raft::{
     Branch, CatalogError, Claim, Command, Database, LogIndex, ObjectRef, Refusal, Replica, Reply, SegmentRecord,
     StanzaRecord, View, limits,
 };
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{Digest, Generation, ObjectName, Payload, Portion, RepoKey, StanzaName};
 use std::sync::Arc;
 
@@ -27,7 +30,7 @@ const SHORT_FILE: u64 = 1 << 20;
 /// How often a push is tried again when the catalog moved under it.
 pub(super) const TRIES: usize = 4;
 
-/// What was read in a file.
+/// Facts that the node has read in the content of a file.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Read<'a> {
     /// The lines of a history file.
@@ -36,7 +39,7 @@ pub(super) struct Read<'a> {
     pub(super) mapped: Option<Digest>,
 }
 
-impl Node {
+impl Archive {
     /// Archives one WAL file: durable in `archive-ack` repositories and committed before it returns (invariant 1).
     pub async fn push_segment(
         &self,
@@ -48,7 +51,7 @@ impl Node {
         let file = pushed_file(&push)?;
         let payload = joined(push.payload, body)?;
         let suite = self.suite();
-        let (payload, plain) = tokio::task::spawn_blocking(move || {
+        let (payload, plain) = tasks::blocking("checking a WAL file", move || {
             let plain = payload.open(suite);
             (payload, plain)
         })
@@ -68,8 +71,9 @@ impl Node {
         self.archive(actor, &push, &file, &payload, read, &held).await
     }
 
-    /// Refuses a push by what it says of itself, before its body takes memory: no file of a cluster is longer than its
-    /// WAL segments, but for histories, which are short. What this node does not know yet is looked at later.
+    /// Refuses a push that announces too much, before its body takes memory: no file of a cluster is longer than its
+    /// WAL segments, except histories, which are short. If this node does not know the cluster yet, the push is checked
+    /// later.
     pub(crate) fn expects(&self, push: &PushSegment) -> Result<(), Failure> {
         let record = self.catalog.view().stanza(&push.stanza)?;
         let current = record.as_ref().and_then(StanzaRecord::current);
@@ -193,7 +197,7 @@ impl Node {
         })))
     }
 
-    /// Commits what was written; what is acknowledged then stays.
+    /// Commits a written object. Once the push is acknowledged, the object stays.
     pub(super) async fn commit_push(
         &self,
         actor: &str,
@@ -234,11 +238,13 @@ impl Node {
             }
             Err(error) => return Err(Failure::from(error).into()),
         };
-        // Another catalog may have taken over meanwhile: what is acknowledged in this one would be lost.
+        // If another catalog has taken over meanwhile, a push acknowledged in this one would be lost.
         self.refuse_if_taken_over()?;
         Ok(pushed(already, aside.is_some(), &replicas, &plan.all))
     }
+}
 
+impl Core {
     /// Follows the writes that were still under way when the object was committed, and clears their debts.
     pub(crate) fn settle(&self, object: ObjectRef, digest: Digest, outcome: &mut crate::repositories::WriteOutcome) {
         let late = outcome.late.take();
@@ -269,7 +275,7 @@ impl Node {
         self.claim_late(object, digest, claims);
     }
 
-    /// Claims what repositories come to have after the answer.
+    /// Claims replicas that are written after the answer.
     pub(super) fn claim_late(
         &self,
         object: ObjectRef,
@@ -277,7 +283,7 @@ impl Node {
         claims: impl Stream<Item = Claim> + Send + 'static,
     ) {
         let (committer, sessions, repair) = (self.committer.clone(), self.sessions.clone(), self.repair.clone());
-        tokio::spawn(async move {
+        tasks::spawn("late replicas", async move {
             let session = match sessions.get().await {
                 Ok(session) => session,
                 Err(error) => {
@@ -347,7 +353,7 @@ impl Plan {
     }
 }
 
-/// What is to be done with a push.
+/// The plan for a push.
 pub(super) enum Planned {
     /// It is written.
     Write(Box<Plan>),
@@ -355,7 +361,7 @@ pub(super) enum Planned {
     Already(Pushed),
 }
 
-/// What a push may end in, besides success.
+/// The ways in which a push can fail.
 pub(super) enum PushError {
     /// The catalog moved since the look at it: look again.
     Moved,
@@ -497,15 +503,6 @@ fn pushed(already: bool, aside: bool, replicas: &[Replica], all: &[RepoKey]) -> 
     }
 }
 
-/// An answer that does not belong to the command.
-pub(crate) fn unexpected(reply: &Reply) -> Failure {
-    Failure::new(
-        ExitCode::Assert,
-        "the catalog gave an answer that does not belong to the command",
-    )
-    .because(format!("{reply:?}"))
-}
-
 /// A payload, once its body has arrived.
 pub(crate) fn joined(head: PayloadHead, body: Bytes) -> Result<Payload, Failure> {
     Payload::from_parts(head, body)
@@ -534,20 +531,20 @@ mod tests {
         assert_eq!(branches.last().unwrap().parent, TimelineId(own - 1));
     }
 
-    /// Memory for a body is taken by what is said of it.
+    /// The memory for a body is taken by its announced length.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_push_that_announces_more_than_a_segment_is_refused_before_its_body() {
         let site = TestNode::start(SessionTimes::default()).await;
         let mut push = push_of("000000010000000000000002", &[0; 64]);
         assert!(
-            site.node.expects(&push).is_ok(),
+            site.node.archive.expects(&push).is_ok(),
             "of a stanza that is not known nothing is known"
         );
         site.create_stanza(&site.connect().await).await;
         push.payload.plain_length = u64::from(SEGMENT);
-        assert!(site.node.expects(&push).is_ok());
+        assert!(site.node.archive.expects(&push).is_ok());
         push.payload.plain_length = 1 << 30;
-        let failure = site.node.expects(&push).unwrap_err();
+        let failure = site.node.archive.expects(&push).unwrap_err();
         assert_eq!(failure.code, ExitCode::FileInvalid);
         assert!(failure.what.contains(&stanza().to_string()), "{failure}");
     }

@@ -3,11 +3,12 @@
 use super::archive::segment_ref;
 use super::comparison::Comparison;
 use super::refused_push::position;
-use crate::Node;
+use crate::archive::Archive;
 use crate::refs;
 use pgmesh_postgres::WalFileName;
 use pgmesh_protocol::{ExitCode, Failure, PushSegment};
 use pgmesh_raft::{Database, Judgement, Known, Refusal, SegmentRecord, StanzaRecord, View, command};
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{Digest, FILE_PART_LENGTH, Payload, StanzaName};
 
 /// Where a pushed file goes.
@@ -16,9 +17,9 @@ pub(super) struct Filed {
     pub(super) file: WalFileName,
     /// Why it is set aside, if it is.
     pub(super) aside: Option<command::Aside>,
-    /// What is archived under that name.
+    /// The record of the archived file of that name.
     pub(super) known: Option<SegmentRecord>,
-    /// What is still to be found of it, where its content comes later.
+    /// The condition that the content must meet, where it comes later.
     pub(super) condition: Option<Condition>,
 }
 
@@ -40,7 +41,7 @@ impl Content<'_> {
     }
 }
 
-impl Node {
+impl Archive {
     /// The name under which a file is archived, or set aside. Said before anything is written, so that a copy leaves no
     /// objects behind; decided again by the catalog.
     pub(super) async fn file_under(
@@ -55,7 +56,7 @@ impl Node {
         let given = content.digest();
         let known = archived(view, &push.stanza, database, file)?;
         let digest = known.as_ref().map(|record| record.object.digest);
-        // The same bytes are no harm: a server that was promoted archives some of what its primary has archived.
+        // The same bytes are no harm: a promoted server archives some of the files that its primary has archived.
         let archived_here = |known| Filed {
             file: *file,
             aside: None,
@@ -138,7 +139,7 @@ impl Node {
         self.check_shared(&self.catalog.view(), database, push, file, contents, lengths)
     }
 
-    /// Invariant 3: it begins as what is archived under its name does, up to where the server's timeline left.
+    /// Invariant 3: the file begins as the archived file of its name does, up to where the server's timeline left.
     fn check_shared(
         &self,
         view: &View,
@@ -161,10 +162,10 @@ impl Node {
         Err(self.explained(view, database, push, refusal, parting))
     }
 
-    /// So many bytes of a file are as those that are archived under its name.
+    /// How many bytes at the beginning of a file are as in the archived file of its name.
     async fn parting(&self, mut comparison: Comparison, payload: &Payload) -> Result<u64, Failure> {
         let (suite, given) = (self.suite(), payload.clone());
-        let opened = tokio::task::spawn_blocking(move || given.open(suite)).await;
+        let opened = tasks::blocking("opening a segment", move || given.open(suite)).await;
         let given = opened
             .map_err(|error| Failure::new(ExitCode::Assert, "comparing a WAL file").because(error))?
             .map_err(|error| {
@@ -173,13 +174,13 @@ impl Node {
         let length = usize::try_from(FILE_PART_LENGTH).unwrap_or(usize::MAX);
         for from in (0..given.len()).step_by(length) {
             let piece = given.slice(from..from.saturating_add(length).min(given.len()));
-            comparison.add(self, &piece).await?;
+            comparison.add(&self.reads, &piece).await?;
         }
         Ok(comparison.same())
     }
 }
 
-/// A comparison with what is archived under a file's name; none where nothing is.
+/// A comparison with the archived file of the same name; none where no such file is archived.
 fn comparison(
     view: &View,
     database: &Database,
@@ -191,7 +192,7 @@ fn comparison(
     Ok(refs::known(view, &object)?.map(|known| Comparison::new(object, known, segment)))
 }
 
-/// A file that is set aside must begin as what is archived under its name does, up to where the timeline of its server
+/// A file that is set aside must begin as the archived file of its name does, up to where the timeline of its server
 /// left (invariant 3).
 pub(super) struct Condition {
     pub(super) comparison: Comparison,
@@ -200,7 +201,7 @@ pub(super) struct Condition {
     known: Digest,
 }
 
-/// What is archived under a name, and known by more than its name: that is archived anew.
+/// The record of an archived file. If the catalog knows only its name, the file is archived anew.
 fn archived(
     view: &View,
     stanza: &StanzaName,

@@ -1,6 +1,6 @@
 //! Taking backups: the stanza's lock, chunks, the commit.
 
-use crate::Node;
+use crate::backups::Backups;
 use crate::committer::ChunkCommit;
 use crate::refs;
 use crate::services::{
@@ -18,9 +18,9 @@ use pgmesh_raft::{
     BackupRecord, CatalogError, ChunkState, Command, CondemnedChunk, LogIndex, ObjectRef, Refusal, SessionId,
     SessionKind, StanzaRecord, StoredObject, View,
 };
+use pgmesh_runtime::{random, tasks};
 use pgmesh_storage::{
-    BackupLabel, Digest, DigestSuite, Generation, ManifestRoot, ObjectName, PartError, PartReader, Payload, RepoKey,
-    StanzaName,
+    BackupLabel, Digest, DigestSuite, Generation, ManifestRoot, ObjectName, PartReader, Payload, RepoKey, StanzaName,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ const TRIES: usize = 8;
 /// finds that out within two seconds.
 const PUT_PAUSE: Duration = Duration::from_millis(20);
 
-impl Node {
+impl Backups {
     /// Opens a backup session and takes the stanza's lock.
     pub async fn begin_backup(
         &self,
@@ -101,7 +101,7 @@ impl Node {
         }
     }
 
-    /// Which chunks need not be sent: those that enough repositories hold. A condemned chunk counts as absent.
+    /// Whether each chunk need not be sent, since enough repositories hold it. A condemned chunk counts as absent.
     pub fn query_chunks(&self, query: &QueryChunks) -> Result<Vec<bool>, Failure> {
         if query.digests.len() > QUERY_LIMIT {
             return Err(Failure::new(
@@ -137,6 +137,7 @@ impl Node {
                 .await?;
             let object = ObjectRef::Chunk(payload.digest);
             if !self
+                .reads
                 .report_passed_over(&object, &outcome.asked, &outcome.durable)
                 .await?
             {
@@ -221,7 +222,8 @@ impl Node {
                         continue;
                     }
                     Checked::Whole(whole) => {
-                        // However long the look took: what comes now is short. Not for ever.
+                        // The look may have taken long, but the rest of the commit is short, so the patience begins
+                        // anew; not for ever.
                         looks += 1;
                         if looks <= LOOKS {
                             patience = Patience::begin();
@@ -336,8 +338,9 @@ impl Node {
         // Nor does a restore follow an entry that leads out of the data directory.
         let version_directory = root.tablespace_directory();
         for part in &root.parts {
-            let plain = self.part(view, part.digest).await?;
-            let digests = PartReader::checked_chunks(&plain, &version_directory).map_err(not_understood)?;
+            let plain = self.reads.part(view, part.digest).await?;
+            let digests =
+                PartReader::checked_chunks(&plain, &version_directory).map_err(crate::reads::not_understood)?;
             found.look_up(view, &digests)?;
             if found.is_enough() {
                 break;
@@ -345,39 +348,11 @@ impl Node {
         }
         Ok(found.checked(checked_at, false))
     }
-
-    /// The distinct chunks that one part of a manifest names, sorted.
-    pub(crate) async fn chunks_of_part(&self, view: &View, part: Digest) -> Result<Vec<Digest>, Failure> {
-        PartReader::chunks(&self.part(view, part).await?).map_err(not_understood)
-    }
-
-    /// One part of a manifest.
-    async fn part(&self, view: &View, part: Digest) -> Result<Bytes, Failure> {
-        let object = ObjectRef::Chunk(part);
-        let known = refs::known(view, &object)?
-            .ok_or_else(|| Failure::new(ExitCode::FileMissing, "a part of the manifest is not there"))?;
-        let mut avoid = Vec::new();
-        loop {
-            let source = self.read_known(&object, &known, &avoid).await?;
-            match source.payload.open(self.suite()) {
-                Ok(plain) => return Ok(plain),
-                Err(error) if avoid.contains(&source.repo) => {
-                    return Err(
-                        Failure::new(ExitCode::Checksum, "a part of the manifest is damaged everywhere").because(error),
-                    );
-                }
-                Err(_) => {
-                    self.doubt(&object, &known, &[source.repo]).await;
-                    avoid.push(source.repo);
-                }
-            }
-        }
-    }
 }
 
 /// Opens and decodes a manifest's root: on a thread of its own, as it may be large.
 async fn opened_root(payload: Payload, suite: DigestSuite) -> Result<(Payload, ManifestRoot), Failure> {
-    let opening = tokio::task::spawn_blocking(move || {
+    let opening = tasks::blocking("opening a manifest", move || {
         let plain = payload.open(suite).map_err(|error| {
             Failure::new(ExitCode::Checksum, "the manifest did not arrive as it was sent")
                 .because(error)
@@ -418,13 +393,13 @@ fn known_writer(stanza: &StanzaRecord, begin: &BeginBackup) -> Result<Option<Str
 
 pub(super) fn random_key() -> Result<ResumeKey, Failure> {
     let mut key = [0; 16];
-    getrandom::fill(&mut key).map_err(|error| Failure::new(ExitCode::Crypto, "no randomness").because(error))?;
+    random::secret(&mut key).map_err(|error| Failure::new(ExitCode::Crypto, "no randomness").because(error))?;
     Ok(key)
 }
 
-/// Chunks are shared between stanzas: one that is not what its digest says would poison the others' backups.
+/// Chunks are shared between stanzas: a chunk with other content than its digest says would poison other backups.
 async fn checked(payload: Payload, suite: DigestSuite) -> Result<Payload, Failure> {
-    let (payload, opened) = tokio::task::spawn_blocking(move || {
+    let (payload, opened) = tasks::blocking("checking a chunk", move || {
         let opened = payload.open(suite).map(drop);
         (payload, opened)
     })
@@ -439,10 +414,6 @@ async fn checked(payload: Payload, suite: DigestSuite) -> Result<Payload, Failur
         .again()
     })?;
     Ok(payload)
-}
-
-fn not_understood(error: PartError) -> Failure {
-    Failure::new(ExitCode::Format, "a part of the manifest cannot be used").because(error)
 }
 
 fn kept_moving() -> Failure {
@@ -468,8 +439,8 @@ fn too_thin(thin: Thin, ack: usize) -> Failure {
     )
 }
 
-/// Where a chunk is to be written, each time under a name that is assigned to it: nowhere else may anything lie under
-/// that name that is to be deleted. `at_least` is what the catalog has asked for meanwhile.
+/// Where a chunk is to be written, in each repository under a name that is assigned to it: an object under any other
+/// name may be about to be deleted. `at_least` is the generation that the catalog has asked for meanwhile.
 pub(crate) fn chunk_targets<B: Base>(
     view: &View<B>,
     digest: Digest,
@@ -513,7 +484,7 @@ fn check_root(root: &ManifestRoot, stanza: &StanzaName, label: &BackupLabel) -> 
     ))
 }
 
-/// What the catalog keeps of a manifest.
+/// The catalog's record of a manifest.
 pub(crate) fn backup_record(
     root: &ManifestRoot,
     manifest: StoredObject,
@@ -551,7 +522,7 @@ mod tests {
     use crate::testing::{SUITE, TestNode, manifest_of_file, stanza};
     use pgmesh_storage::Codec;
 
-    /// What a restore would refuse is no backup, and a client that says so is told at once.
+    /// A backup that a restore would refuse is refused at once.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_backup_with_a_file_beside_the_clusters_directory_of_a_tablespace_is_refused() {
         const LABEL: &str = "20260101-000000F";

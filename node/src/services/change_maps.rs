@@ -1,12 +1,12 @@
 //! Which blocks archived segments have changed: for each segment a map, made after it was pushed, and kept beside it.
 //!
-//! A map saves a backup reading and is of no other use. So whatever goes wrong with one costs nothing but the map: it
-//! is made anew of the archived segment when it is asked for. PostgreSQL summarises its WAL itself from 17 on, so there
-//! nothing is made before somebody asks.
+//! A map saves a backup reading and is of no other use. So an error costs only the map: when a backup asks for it, the
+//! map is made anew of the archived segment. From version 17 on PostgreSQL summarises its WAL itself, so for these
+//! versions a map is made only when a backup asks.
 
 use super::archive::{Read, current_database};
 use super::joined;
-use crate::Node;
+use crate::archive::Archive;
 use crate::budget::Held;
 use crate::refs;
 use bytes::Bytes;
@@ -15,30 +15,16 @@ use pgmesh_postgres::{PgVersion, SegmentName, SegmentSize, WalFileName};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ChangeMaps, ChangeMapsReply, ExitCode, Failure, MESSAGE_LIMIT, PushSegment};
 use pgmesh_raft::{Database, ObjectRef, Server, View};
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{Codec, Digest, DigestSuite, FILE_PART_LENGTH, FilePart, Payload, PayloadError, StanzaName};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
+use std::time::Duration;
+use tokio::time::Instant;
 
-/// Maps that are made at once.
-const AT_ONCE: usize = 2;
-/// After so long an answer is given with what there is, so that an asker whose maps must be made sees that it goes on.
+/// After so long a node answers with the maps that it has, so that a client whose maps must be made sees progress.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The bytes of maps in one answer; the rest of a message is for what is around them.
+/// The bytes of maps in one answer; the other fields of the message need the rest.
 const ANSWER_LIMIT: usize = MESSAGE_LIMIT - (256 << 10);
-
-/// What bounds the making of maps.
-pub(crate) struct Mapping {
-    permits: Arc<Semaphore>,
-}
-
-impl Default for Mapping {
-    fn default() -> Self {
-        Self {
-            permits: Arc::new(Semaphore::new(AT_ONCE)),
-        }
-    }
-}
 
 /// A segment that is being pushed, as far as a map is made of it.
 pub(crate) struct MapSource {
@@ -50,7 +36,7 @@ pub(crate) struct MapSource {
 }
 
 impl MapSource {
-    /// What is needed to make a map of a pushed file; `None` for files without one.
+    /// The source of the map of a pushed file; `None` for files without a map.
     pub(crate) fn of(push: &PushSegment, body: &Bytes, held: &Arc<Held>) -> Option<Self> {
         let Ok(WalFileName::Segment(name)) = push.file.parse() else {
             return None;
@@ -85,21 +71,21 @@ impl Wanted {
     }
 }
 
-/// A change map, what is stored of it, and the content that it was made of.
+/// A change map, the payload that is stored of it, and the digest of its segment.
 struct Made<'m> {
     map: &'m SegmentMap,
     payload: Payload,
     of: Digest,
 }
 
-impl Node {
+impl Archive {
     /// Makes the map of a segment that was pushed, in the background; not when others are being made, as memory is held
     /// until it is done.
     pub(crate) fn map_later(self: Arc<Self>, source: MapSource) {
-        let Ok(permit) = self.mapping.permits.clone().try_acquire_owned() else {
+        let Ok(permit) = self.maps_at_once.clone().try_acquire_owned() else {
             return;
         };
-        tokio::spawn(async move {
+        tasks::spawn("mapping a segment", async move {
             let (file, stanza) = (WalFileName::Map(source.name), source.push.stanza.clone());
             if let Err(failure) = self.map_pushed(source).await {
                 tracing::warn!(%stanza, %file, error = %failure, "a change map was not kept");
@@ -110,7 +96,7 @@ impl Node {
 
     /// Keeps the map of a segment that came in parts, in the background.
     pub(crate) fn keep_map_later(self: Arc<Self>, push: PushSegment, map: SegmentMap) {
-        tokio::spawn(async move {
+        tasks::spawn("mapping a large segment", async move {
             let (file, stanza) = (WalFileName::Map(map.name()), push.stanza.clone());
             if let Err(failure) = self.keep_pushed(push, map).await {
                 tracing::warn!(%stanza, %file, error = %failure, "a change map was not kept");
@@ -123,7 +109,7 @@ impl Node {
             return Ok(());
         };
         let (suite, of) = (self.suite(), push.payload.digest);
-        let packed = tokio::task::spawn_blocking(move || packed(map, suite)).await;
+        let packed = tasks::blocking("packing a change map", move || packed(map, suite)).await;
         let (map, payload) =
             packed.map_err(|error| Failure::new(ExitCode::Assert, "making a change map").because(error))??;
         self.keep(&wanted, Made { map: &map, payload, of }).await
@@ -148,12 +134,12 @@ impl Node {
         let payload = joined(push.payload, body)?;
         let of = payload.digest;
         let (map, payload) = self.map(&wanted, payload).await?;
-        // What the segment took is not needed for the map.
+        // The map does not need the memory of its segment.
         drop(held);
         self.keep(&wanted, Made { map: &map, payload, of }).await
     }
 
-    /// The maps of consecutive segments, as many as an answer takes; those that are missing are made.
+    /// The maps of consecutive segments, as many as an answer takes. Missing maps are made.
     pub(crate) async fn change_maps(&self, ask: ChangeMaps) -> Result<ChangeMapsReply, Failure> {
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let (_, database) = current_database(&view, &ask.stanza)?;
@@ -183,7 +169,7 @@ impl Node {
                     break;
                 }
                 Err(failure) if answer.maps.is_empty() => return Err(failure),
-                // Whoever goes on from here hears it.
+                // The client's next request begins here, and gets the failure.
                 Err(_) => break,
             };
             length += map.len();
@@ -200,7 +186,7 @@ impl Node {
         Ok(answer)
     }
 
-    /// A map that is kept, or one that is made now; `None` when the segment is not archived.
+    /// A map from the archive, or a new one; `None` when the segment is not archived.
     async fn map_to_answer(&self, view: &View, wanted: &Wanted) -> Result<Option<Bytes>, Failure> {
         match self.kept_map(view, wanted).await {
             Ok(Some(map)) => return Ok(Some(map)),
@@ -224,7 +210,7 @@ impl Node {
         let Some(known) = refs::known(view, &object)?.filter(|_| !is_unknown) else {
             return Ok(None);
         };
-        let source = self.read_known(&object, &known, &[]).await?;
+        let source = self.reads.read_known(&object, &known, &[]).await?;
         // A map is short: no thread of its own is needed to look at it.
         let bytes = source
             .payload
@@ -268,7 +254,7 @@ impl Node {
         let Some(known) = refs::known(view, &object)?.filter(|_| !is_unknown) else {
             return Ok(None);
         };
-        let permit = self.mapping.permits.acquire().await;
+        let permit = self.maps_at_once.acquire().await;
         let _permit = permit.map_err(|error| Failure::new(ExitCode::Assert, "making a change map").because(error))?;
         // As it is stored, decrypted, and plain.
         let size = u64::from(wanted.database.segment_size.bytes());
@@ -280,14 +266,13 @@ impl Node {
             .budget
             .hold(known.stored_length.saturating_mul(2).saturating_add(size))
             .await;
-        let source = self.read_known(&object, &known, &[]).await?;
+        let source = self.reads.read_known(&object, &known, &[]).await?;
         let of = source.payload.digest;
         let (map, payload) = self.map(wanted, source.payload).await?;
         Ok(Some((map, payload, of)))
     }
 
-    /// Makes a map of a segment, and what is stored of it.
-    /// Makes the map of a segment that lies in parts, one after the other.
+    /// Makes the map of a segment in parts, one part after the other.
     async fn map_parts(
         &self,
         wanted: &Wanted,
@@ -300,8 +285,8 @@ impl Node {
         let mut hasher = suite.hasher();
         let abnormal = |error| Failure::new(ExitCode::Assert, "making a change map").because(error);
         for part in FilePart::all(of) {
-            let (payload, _) = self.read_part(object, &known.of_part(part), &[]).await?;
-            let fed = tokio::task::spawn_blocking(move || {
+            let (payload, _) = self.reads.read_part(object, &known.of_part(part), &[]).await?;
+            let fed = tasks::blocking("mapping a piece", move || {
                 let plain = payload.open(suite)?;
                 hasher.update(&plain);
                 mapper.feed(&plain);
@@ -314,21 +299,24 @@ impl Node {
         if hasher.finalize() != known.digest {
             return Err(Failure::new(ExitCode::Checksum, format!("{name} is damaged")));
         }
-        let packed = tokio::task::spawn_blocking(move || packed(mapper.finish(), suite)).await;
+        let packed = tasks::blocking("packing a change map", move || packed(mapper.finish(), suite)).await;
         let (map, payload) = packed.map_err(abnormal)??;
         Ok((map, payload, known.digest))
     }
 
+    /// Makes a map of a segment, and the payload that is stored of it.
     async fn map(&self, wanted: &Wanted, segment: Payload) -> Result<(SegmentMap, Payload), Failure> {
         let (name, size, version) = (wanted.name, wanted.database.segment_size, wanted.version());
         let suite = self.suite();
-        let made = tokio::task::spawn_blocking(move || make(name, size, version, &segment, suite));
+        let made = tasks::blocking("making a change map", move || {
+            make(name, size, version, &segment, suite)
+        });
         made.await
             .map_err(|error| Failure::new(ExitCode::Assert, "making a change map").because(error))?
     }
 
-    /// Archives a map. One that is of no use is not kept: it would save nothing, and a later version of pgmesh may make
-    /// more of the segment.
+    /// Archives a map. A map whose changes are unknown is not kept: it would save no reading, and a later version of
+    /// pgmesh may make a better one of the segment.
     async fn keep(&self, wanted: &Wanted, made: Made<'_>) -> Result<(), Failure> {
         let Made { map, payload, of } = made;
         if let Err(why) = map.changes() {
@@ -345,7 +333,7 @@ impl Node {
             system_id: wanted.database.system_id,
             version: wanted.version(),
             header_timeline: wanted.name.timeline,
-            // Nobody's: a node makes it.
+            // A node makes the map, no server.
             server: Server {
                 instance: String::new(),
                 machine: String::new(),

@@ -13,7 +13,7 @@ use pgmesh_storage::{BackupType, DbId, StanzaName};
 use std::collections::BTreeMap;
 
 impl Node {
-    /// What a new backup is compared with.
+    /// The backup with which a new one is compared.
     pub async fn choose_prior(&self, ask: ChoosePrior) -> Result<PriorChoice, Failure> {
         let (view, _) = self.newest_view().await;
         let record = view.stanza(&ask.stanza)?;
@@ -23,8 +23,8 @@ impl Node {
         let tree = tree
             .map(|(record, database)| tree_of(record, database.id))
             .unwrap_or_default();
-        // A server that was promoted a moment ago has not archived its history yet. Whatever it is compared with,
-        // content decides.
+        // A server that was promoted a moment ago has not archived its history yet. With any prior backup, the content
+        // of the files decides.
         let is_known = ask.timeline == TimelineId(1) || tree.beginning(ask.timeline).is_some();
         let is_of_history =
             |backup: &BackupRecord| !is_known || tree.contains(ask.timeline, backup.timeline, backup.lsn_stop);
@@ -47,8 +47,8 @@ impl Node {
     }
 }
 
-/// What a new backup is compared with. Labels sort as the backups were made: the last one of the newest full backup's
-/// chain that fits is the one, and none before it is read.
+/// The backup with which a new one is compared. Labels sort by the time of their backups. So the chain of the newest
+/// full backup is read from its end, up to the first backup that fits.
 fn prior<B: Base>(
     view: &View<B>,
     stanza: &StanzaName,
@@ -93,7 +93,7 @@ fn offer<B: Base>(view: &View<B>, ask: &ChooseBackup, chooser: &mut Chooser<'_>)
         let backup = view.backup(&ask.stanza, label)?;
         let named = backup.and_then(|backup| info(label.clone(), &backup));
         named.into_iter().for_each(|info| chooser.offer(info));
-        // Whether there is any other tells what to say.
+        // If the named backup does not fit, the message depends on whether there is any other.
         is_enough = true;
     }
     let mut rows = view.backups_back(&ask.stanza, None);
@@ -148,7 +148,7 @@ pub(crate) fn clusters_of<B: Base>(
     Ok(clusters)
 }
 
-/// Adds what one archive of a cluster says of its timelines.
+/// Adds the facts about timelines that one archive of a cluster has.
 fn add_facts<B: Base>(
     view: &View<B>,
     stanza: &StanzaName,
@@ -237,7 +237,7 @@ mod tests {
         label(&format!("2026010{full}-000000F_2026020{full}-{number:06}I"))
     }
 
-    /// Two full backups, each with many incremental ones; those of the second are on timeline 2.
+    /// Two full backups, each with many incremental ones; the second chain is on timeline 2.
     fn tables() -> MemoryBase {
         let mut writes = Writes::new();
         let mut put = |label: &BackupLabel, record: &BackupRecord| {

@@ -1,12 +1,13 @@
-//! How far a file that is pushed is as the one that is archived under its name, piece by piece.
+//! Compares a pushed file with the archived file of its name, piece by piece, up to the first difference.
 
-use crate::Node;
+use crate::reads::Reads;
 use crate::refs::Known;
 use bytes::Bytes;
 use pgmesh_postgres::wal::SwitchSearch;
 use pgmesh_postgres::{SegmentName, SegmentSize};
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::ObjectRef;
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{FILE_PART_LENGTH, FilePart, Payload};
 
 /// A comparison under way. Holds one piece of the archived file at a time.
@@ -37,11 +38,11 @@ impl Comparison {
     }
 
     /// Compares the next piece: [`FILE_PART_LENGTH`] bytes, but for the last.
-    pub(super) async fn add(&mut self, node: &Node, given: &Bytes) -> Result<(), Failure> {
+    pub(super) async fn add(&mut self, reads: &Reads, given: &Bytes) -> Result<(), Failure> {
         if self.parted {
             return Ok(());
         }
-        let archived = self.archived(node).await?;
+        let archived = self.archived(reads).await?;
         if let Some(switch) = &mut self.switch {
             switch.feed(&archived);
         }
@@ -66,7 +67,7 @@ impl Comparison {
     }
 
     /// The archived bytes at the place that was reached.
-    async fn archived(&mut self, node: &Node) -> Result<Bytes, Failure> {
+    async fn archived(&mut self, reads: &Reads) -> Result<Bytes, Failure> {
         let from = self.same;
         if let Some(of) = self.known.parts() {
             let number = u16::try_from(from / FILE_PART_LENGTH + 1).unwrap_or(u16::MAX);
@@ -74,14 +75,14 @@ impl Comparison {
                 return Ok(Bytes::new());
             };
             let known = self.known.of_part(part);
-            let read = node.read_part(&self.object, &known, &[]).await;
-            return self.open(node, read.map_err(Failure::again)?.0).await;
+            let read = reads.read_part(&self.object, &known, &[]).await;
+            return self.open(reads, read.map_err(Failure::again)?.0).await;
         }
         let whole = match &self.whole {
             Some(whole) => whole.clone(),
             None => {
-                let read = node.read_known(&self.object, &self.known, &[]).await;
-                self.open(node, read.map_err(Failure::again)?.payload).await?
+                let read = reads.read_known(&self.object, &self.known, &[]).await;
+                self.open(reads, read.map_err(Failure::again)?.payload).await?
             }
         };
         let from = usize::try_from(from).unwrap_or(usize::MAX).min(whole.len());
@@ -91,9 +92,9 @@ impl Comparison {
         Ok(piece)
     }
 
-    async fn open(&self, node: &Node, payload: Payload) -> Result<Bytes, Failure> {
-        let suite = node.suite();
-        let opened = tokio::task::spawn_blocking(move || payload.open(suite)).await;
+    async fn open(&self, reads: &Reads, payload: Payload) -> Result<Bytes, Failure> {
+        let suite = reads.suite();
+        let opened = tasks::blocking("opening an object", move || payload.open(suite)).await;
         let opened = opened.map_err(|error| Failure::new(ExitCode::Assert, "comparing a WAL file").because(error))?;
         opened.map_err(|error| {
             let what = format!("what is archived as {} cannot be read to be compared", self.object);

@@ -1,26 +1,23 @@
 //! Copies of long files that clients doubt: each is read to its end, one file at a time, and at most once at a time.
 
-use crate::Node;
-use crate::refs::Known;
 use pgmesh_raft::ObjectRef;
-use pgmesh_storage::RepoKey;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
-/// Files that are doubted at once. What a client says is only its word, and a file is long.
-const MOST: usize = 16;
+/// Files that are doubted at once. A client's doubt needs no proof, and a file is long, so there is a limit.
+pub(crate) const DOUBTED_AT_ONCE: usize = 16;
 
 /// The files whose copies are being read, or wait for it.
 #[derive(Default)]
 pub(crate) struct Doubts {
     files: Mutex<BTreeMap<ObjectRef, watch::Receiver<()>>>,
-    /// Held by the one that reads.
-    turn: tokio::sync::Mutex<()>,
+    /// Held by the task that reads.
+    pub(crate) turn: tokio::sync::Mutex<()>,
 }
 
 /// A doubt that has come to its end.
-pub(crate) struct Doubted(watch::Receiver<()>);
+pub(crate) struct Doubted(pub(crate) watch::Receiver<()>);
 
 impl Doubted {
     /// Waits for it.
@@ -31,7 +28,7 @@ impl Doubted {
 }
 
 impl Doubts {
-    fn files(&self) -> MutexGuard<'_, BTreeMap<ObjectRef, watch::Receiver<()>>> {
+    pub(crate) fn files(&self) -> MutexGuard<'_, BTreeMap<ObjectRef, watch::Receiver<()>>> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -44,53 +41,5 @@ impl Doubts {
     #[cfg(test)]
     pub(crate) fn under_way(&self) -> usize {
         self.files().len()
-    }
-}
-
-/// Takes a file from the list, however its doubt ends.
-struct UnderWay {
-    node: Arc<Node>,
-    object: ObjectRef,
-    /// Dropped when it is over.
-    _sender: watch::Sender<()>,
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.node.doubts.files().remove(&self.object);
-    }
-}
-
-impl Node {
-    /// Has copies of a file [doubted](Self::doubt), beside whoever asked: whoever asks again, because the answer came
-    /// too late, finds it under way. None when too many are.
-    pub(crate) fn doubt_once(
-        self: &Arc<Self>,
-        object: &ObjectRef,
-        known: &Known,
-        repos: &[RepoKey],
-    ) -> Option<Doubted> {
-        let mut files = self.doubts.files();
-        if let Some(under_way) = files.get(object) {
-            return Some(Doubted(under_way.clone()));
-        }
-        if files.len() >= MOST {
-            return None;
-        }
-        let (sender, receiver) = watch::channel(());
-        files.insert(object.clone(), receiver.clone());
-        drop(files);
-        let under_way = UnderWay {
-            node: self.clone(),
-            object: object.clone(),
-            _sender: sender,
-        };
-        let (known, repos) = (known.clone(), repos.to_vec());
-        tokio::spawn(async move {
-            let node = &under_way.node;
-            let _turn = node.doubts.turn.lock().await;
-            node.doubt(&under_way.object, &known, &repos).await;
-        });
-        Some(Doubted(receiver))
     }
 }

@@ -1,4 +1,4 @@
-//! What a verification finds in a repository that is none of its objects.
+//! Files that a verification finds in a repository and that are none of its objects.
 
 use pgmesh_protocol::{Finding, FindingKind};
 use pgmesh_storage::RepoKey;
@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 /// Foreign folders of one repository that are named; of further ones only the number of their objects is kept.
 const FOREIGN_NAMED: usize = 100;
 
-/// What lies in a repository and is no object of it: counted by the folder at the top, and not read.
+/// Files in a repository that are no objects of it: counted by the folder at the top, and not read.
 #[derive(Default)]
 pub(super) struct Foreign {
     /// By the folder's name with a `/`, or by the name of an object that lies in none.
@@ -83,7 +83,7 @@ mod tests {
         for number in 0..FOREIGN_NAMED + 7 {
             foreign.add(&format!("{number:04}.csv"));
         }
-        // What is named already is counted there.
+        // A folder that is named already counts this file.
         foreign.add("0000.csv");
         let findings = foreign.findings(RepoKey::new(1).unwrap());
         assert_eq!(findings.len(), FOREIGN_NAMED + 1);

@@ -1,14 +1,15 @@
-//! `archive-forget`: taking WAL out of the archive that another history of the cluster has otherwise (invariant 12).
+//! `archive-forget`: taking WAL out of the archive that belongs to another history of the cluster (invariant 12).
 //!
-//! It is asked twice: what would go, and then with the catalog's position of that answer, to let it go. So a request
-//! that is repeated or comes late forgets nothing that was pushed since. The end of a timeline goes, the last files
-//! first: wherever this ends, no hole is left.
+//! The client asks twice: first which files would go, and then, with the catalog's position of that answer, to let them
+//! go. So a request that is repeated or comes late forgets no WAL that was pushed since. The end of a timeline goes,
+//! the last files first: wherever this ends, no hole is left.
 
 use crate::Node;
 use crate::services::stanza::{RECENT_PUSH_SECONDS, current};
 use pgmesh_postgres::{TimelineId, WalFileName};
 use pgmesh_protocol::{ExitCode, Failure, ForgetWal, ForgottenTimeline, ForgottenWal};
 use pgmesh_raft::{CatalogError, Command, Database, LogIndex, Refusal, StanzaRecord, View, limits};
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{BackupLabel, StanzaName};
 
 /// So many backups are named.
@@ -19,7 +20,8 @@ const TRIES: usize = 8;
 /// The end of one timeline.
 struct End {
     told: ForgottenTimeline,
-    /// Where the steps begin, the last one first. Each removes what is named so or later.
+    /// The first file of each step, in the order of the steps: the last files go first. Each step removes the files
+    /// from this name on.
     steps: Vec<WalFileName>,
 }
 
@@ -39,26 +41,26 @@ impl End {
     }
 }
 
-/// What goes.
+/// The WAL and the backups that go.
 struct Plan {
     /// The catalog's position that it was made at.
     position: LogIndex,
     record: StanzaRecord,
     database: Database,
-    /// The first file of each timeline, those that branch off first.
+    /// The first file of each timeline; a timeline that branches off comes before the timeline that it leaves.
     starts: Vec<WalFileName>,
     ends: Vec<End>,
     backups: Vec<BackupLabel>,
-    /// Archived timelines of which it is not known where they come from.
+    /// Archived timelines whose origin is not known.
     unknown: Vec<TimelineId>,
 }
 
 impl Node {
-    /// Forgets the end of a timeline and what needs it, or only says what that would be.
+    /// Forgets the end of a timeline, and the timelines and backups that need it; without `upto` it only reports them.
     ///
     /// # Errors
-    /// While it is pushed to, and where no archiver is refused because of it, unless `force` is given; where backups
-    /// need it, unless these go as well; while a backup or a restore runs.
+    /// While a server pushes to the timeline, or no archiver is refused because of it, unless `force` is given; where
+    /// backups need it, unless these go as well; while a backup or a restore runs.
     pub async fn forget_wal(&self, actor: &str, forget: ForgetWal) -> Result<ForgottenWal, Failure> {
         let from = first_file(&forget)?;
         let plan = self.plan(&forget, from).await?;
@@ -78,12 +80,13 @@ impl Node {
     async fn plan(&self, forget: &ForgetWal, from: WalFileName) -> Result<Plan, Failure> {
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let stanza = forget.stanza.clone();
-        tokio::task::spawn_blocking(move || plan(&view, &stanza, from))
+        tasks::blocking("planning what WAL is forgotten", move || plan(&view, &stanza, from))
             .await
             .map_err(|error| Failure::new(ExitCode::Assert, "planning what is forgotten").because(error))?
     }
 
-    /// Whoever pushes it now would push it again. Not one that is refused since: it was put back to an earlier state.
+    /// A server that pushes the timeline now would push its WAL again. A server that is refused since its last push
+    /// does not count: it was put back to an earlier state.
     async fn refuse_recent(&self, forget: &ForgetWal, plan: &Plan, from: WalFileName) -> Result<(), Failure> {
         let refused = self.all_stuck(|stanza| *stanza == forget.stanza).await;
         let view = self.catalog.view();
@@ -280,7 +283,7 @@ fn starts(record: &StanzaRecord, database: &Database, from: WalFileName) -> Vec<
 
 fn end(view: &View, stanza: &StanzaName, database: &Database, from: WalFileName) -> Result<Option<End>, Failure> {
     let timeline = from.timeline();
-    // What is known of a timeline is forgotten even where none of its files is archived.
+    // The catalog's facts on a timeline are forgotten even where none of its files is archived.
     let mut end = matches!(from, WalFileName::History(_)).then(|| End::new(timeline, from));
     for row in view.segments_from(stanza, database.id, &from) {
         let (file, record) = row?;

@@ -1,6 +1,6 @@
 //! Getting WAL.
 
-use crate::Node;
+use crate::archive::Archive;
 use crate::refs;
 use crate::wal_holes::descents_of;
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use pgmesh_raft::{Database, ObjectRef, Refusal, StanzaRecord, View};
 use pgmesh_storage::{FilePart, RepoKey, StanzaName};
 use std::sync::Arc;
 
-impl Node {
+impl Archive {
     /// Reads one WAL file, or says where its parts are. "Never archived" is the answer of a linearizable read
     /// (invariant 7).
     pub(crate) async fn get_segment(self: &Arc<Self>, get: GetSegment) -> Result<Got, Failure> {
@@ -44,7 +44,7 @@ impl Node {
                     return Ok(Got::Said(SegmentReply::Hole(hole)));
                 }
             }
-            // The view is newer than what was looked at when the request came.
+            // This view is newer than the view that was checked when the request came.
             self.refuse_loss(&view)?;
             let past = view.past()?;
             if let Some(repo) = past.unlisted.first() {
@@ -76,7 +76,7 @@ impl Node {
         if let Some(of) = known.parts() {
             let doubted: Vec<RepoKey> = get.doubted.iter().filter_map(|repo| RepoKey::new(*repo).ok()).collect();
             let avoid = self.beside_doubted(&object, &known, avoid, doubted).await;
-            // Without those that were found to be bad.
+            // The record without the replicas that were found to be bad.
             let known = refs::known(&self.catalog.view(), &object)?.unwrap_or(known);
             let file = PartedFile {
                 object,
@@ -86,7 +86,7 @@ impl Node {
             };
             return Ok(Got::Parts(file));
         }
-        let source = self.read_known(&object, &known, &avoid).await?;
+        let source = self.reads.read_known(&object, &known, &avoid).await?;
         let reply = SegmentReply::Found {
             payload: source.payload.head(),
             repo: source.repo.get(),
@@ -105,7 +105,7 @@ impl Node {
         if doubted.is_empty() {
             return avoid;
         }
-        let doubt = self.doubt_once(object, known, &doubted);
+        let doubt = self.reads.doubt_once(object, known, &doubted);
         avoid.extend(doubted);
         let is_another = |repo: &RepoKey| {
             let place = self.repositories.place(*repo);
@@ -127,7 +127,7 @@ impl Node {
         part: FilePart,
     ) -> Result<(SegmentPart, Option<Bytes>), Failure> {
         let known = file.known.of_part(part);
-        let (payload, repo) = self.read_part(&file.object, &known, &file.avoid).await?;
+        let (payload, repo) = self.reads.read_part(&file.object, &known, &file.avoid).await?;
         let head = SegmentPart {
             payload: payload.head(),
             repo: repo.get(),
@@ -136,7 +136,7 @@ impl Node {
     }
 }
 
-/// What is answered to a request for a WAL file.
+/// The answer to a request for a WAL file.
 pub(crate) enum Got {
     /// It is not there.
     Said(SegmentReply),
@@ -155,7 +155,7 @@ pub(crate) struct PartedFile {
 }
 
 impl PartedFile {
-    /// What is said before the parts.
+    /// The answer that precedes the parts.
     pub(crate) fn reply(&self) -> SegmentReply {
         SegmentReply::InParts {
             digest: self.known.digest,

@@ -12,12 +12,12 @@ use std::time::Duration;
 /// not wait for a silent node.
 const GLANCE_LIMIT: Duration = Duration::from_millis(500);
 
-/// What each node says of itself, or why it could not be asked.
+/// The account of each node on itself, or the reason why the node could not be asked.
 pub(super) type Accounts = BTreeMap<String, Result<NodeStatus, String>>;
 
 impl Node {
-    /// How each repository does: by the account of the node that hosts it, where that answers; a shared one that is
-    /// well here is well.
+    /// The health of each repository, by the account of its host, where the host answers. A shared repository that is
+    /// well on this node is well.
     pub(crate) async fn healths(&self, view: &View) -> Result<BTreeMap<RepoKey, HealthInfo>, Failure> {
         let records = view.repositories()?;
         let mut asked: BTreeSet<String> = BTreeSet::new();
@@ -40,11 +40,14 @@ impl Node {
 
     /// The hosts whose WAL is refused, by the accounts of the nodes that answer soon.
     pub(super) async fn all_stuck(&self, may_know: impl Fn(&StanzaName) -> bool) -> Vec<StuckArchiver> {
+        stuck_of(&self.glance().await, may_know)
+    }
+
+    /// The accounts of all nodes that answer soon.
+    pub(super) async fn glance(&self) -> Vec<NodeStatus> {
         let nodes = self.list_nodes().unwrap_or_default();
         let accounts = nodes.iter().map(|node| self.account_of(&node.name, GLANCE_LIMIT));
-        let told = join_all(accounts).await.into_iter().flatten().flat_map(|own| own.stuck);
-        let known = told.filter(|stuck| stuck.stanza.parse().is_ok_and(|stanza| may_know(&stanza)));
-        pgmesh_protocol::merged(&known.collect::<Vec<_>>())
+        join_all(accounts).await.into_iter().flatten().collect()
     }
 
     /// The nodes that reach a shared repository, or declare it, and how it does there.
@@ -127,6 +130,13 @@ impl Node {
             }
         }
     }
+}
+
+/// The hosts whose WAL is refused, by these accounts.
+pub(super) fn stuck_of(accounts: &[NodeStatus], may_know: impl Fn(&StanzaName) -> bool) -> Vec<StuckArchiver> {
+    let told = accounts.iter().flat_map(|own| &own.stuck);
+    let is_known = |stuck: &&StuckArchiver| stuck.stanza.parse().is_ok_and(|stanza| may_know(&stanza));
+    pgmesh_protocol::merged(told.filter(is_known))
 }
 
 fn undeclared(node: &str) -> HealthInfo {

@@ -1,21 +1,22 @@
-//! What `info` and `check` ask.
+//! The answers to `info` and `check`.
 
 use crate::Node;
-use crate::garbage::never_deletes;
+use crate::janitor::garbage::never_deletes;
+use crate::services::healths::stuck_of;
 use pgmesh_postgres::WalFileName;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{
     ArchiveInfo, ArchiveStatus, BackupInfo, DatabaseInfo, DebtInfo, ExitCode, Failure, GetInfo, HealthInfo,
     HolesReport, InfoCursor, KeptInfo, LostReport, MESSAGE_LIMIT, MeshInfo, RepositoryInfo, SegmentPresence,
-    StanzaInfo, now_unix,
+    StanzaInfo, WorkerAlarm, now_unix,
 };
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::{BackupRecord, Refusal, RepositoryRecord, StanzaRecord, View};
 use pgmesh_storage::{BackupLabel, RepoKey, StanzaName, wire};
 use pgmesh_transport::Peer;
 
-/// How many bytes of stanzas and backups one answer has before no more is added; the last addition is far below what is
-/// left of a message.
+/// When an answer has so many bytes of stanzas and backups, no more is added. The last addition is far smaller than the
+/// rest of a message.
 const PAGE_BYTES: usize = MESSAGE_LIMIT / 4;
 /// How many missing segments one answer names.
 const SEGMENTS_NAMED: usize = 16;
@@ -23,31 +24,38 @@ const SEGMENTS_NAMED: usize = 16;
 const SEGMENTS_ASKED: usize = 65_536;
 
 impl Node {
-    /// What is there, as far as the asker may know and an answer has room for.
+    /// The state of the mesh, as far as the peer may know it and an answer has room for it.
     pub async fn info(&self, peer: &Peer, ask: GetInfo) -> Result<MeshInfo, Failure> {
         let (view, stale) = self.newest_view().await;
-        let page = Page::of(&view, &ask, |stanza| peer.may_use(stanza))?;
+        let page = Page::of(&view, &ask, |stanza| peer.may_see(stanza))?;
         // How the repositories do is asked of other nodes: once is enough.
         let repositories = match &ask.after {
             None => self.repository_infos(&view).await?,
             Some(_) => Vec::new(),
         };
-        // What is lost is looked for among the stanzas that were asked for: once is enough, too.
-        let is_asked = |name: &StanzaName| ask.stanza.as_ref().is_none_or(|only| only == name) && peer.may_use(name);
+        // Lost objects are looked for in the stanzas that were asked for, with the first page only.
+        let is_asked = |name: &StanzaName| ask.stanza.as_ref().is_none_or(|only| only == name) && peer.may_see(name);
         let (lost, holes) = match &ask.after {
             None => (
-                self.lost_report(&view, is_asked).await?,
-                self.holes(&view, ask.stanza.as_ref(), is_asked).await?,
+                self.janitor.lost_report(&view, is_asked).await?,
+                self.archive.holes(&view, ask.stanza.as_ref(), is_asked).await?,
             ),
             Some(_) => (LostReport::default(), HolesReport::default()),
         };
-        let stuck = match &ask.after {
-            None => self.all_stuck(is_asked).await,
+        let accounts = match &ask.after {
+            None => self.glance().await,
             Some(_) => Vec::new(),
         };
+        let workers = accounts.iter().flat_map(|own| own.workers.iter().cloned());
+        // The text of a panic may name stanzas that the client may not know.
+        let workers = workers.map(|alarm| WorkerAlarm {
+            why: String::new(),
+            ..alarm
+        });
         Ok(MeshInfo {
             lost,
-            stuck,
+            stuck: stuck_of(&accounts, is_asked),
+            workers: workers.collect(),
             holes,
             mesh_id: self.mesh_id().to_string(),
             node: self.settings.name.clone(),
@@ -59,7 +67,7 @@ impl Node {
         })
     }
 
-    /// Without a majority there is only what this node last knew, and why that is so.
+    /// The newest view. Without a majority it is this node's last view, with the reason for that.
     pub(super) async fn newest_view(&self) -> (View, Option<String>) {
         match self.catalog.view_linearizable().await {
             Ok(view) => (view, None),
@@ -88,7 +96,7 @@ impl Node {
                 kept: kept_info(view, key, &record)?,
             });
         }
-        // One that this node declares and that could not be registered is worth knowing about too.
+        // The answer also names repositories that this node declares and that could not be registered.
         for slot in self.repositories.slots() {
             if view.repository(slot.key)?.is_none() {
                 infos.push(RepositoryInfo {
@@ -159,7 +167,7 @@ impl Node {
     }
 }
 
-/// What a repository owes.
+/// The debts of a repository.
 pub(crate) fn debt_info(view: &View, key: RepoKey) -> Result<DebtInfo, Failure> {
     let counters = view.counters(key)?;
     let first = view.debts(key, None).next().transpose()?;
@@ -170,7 +178,7 @@ pub(crate) fn debt_info(view: &View, key: RepoKey) -> Result<DebtInfo, Failure> 
     })
 }
 
-/// What a repository does not let go.
+/// The objects that a repository does not let go.
 pub(crate) fn kept_info(view: &View, key: RepoKey, record: &RepositoryRecord) -> Result<KeptInfo, Failure> {
     let objects = view.counters(key)?.kept;
     let why = match objects {
@@ -193,7 +201,7 @@ struct Page {
 }
 
 impl Page {
-    /// What comes after the cursor, until the answer is full.
+    /// The stanzas and backups after the cursor, until the answer is full.
     fn of<B: Base>(view: &View<B>, ask: &GetInfo, may_see: impl Fn(&StanzaName) -> bool) -> Result<Self, Failure> {
         let mut page = Self::default();
         let registered: Vec<RepoKey> = view.repositories()?.into_iter().map(|(key, _)| key).collect();

@@ -3,7 +3,7 @@
 use super::healths::{Accounts, place_of};
 use super::session::session_states;
 use crate::Node;
-use crate::links::{Lane, LinkError, Whom};
+use crate::links::{Lane, LinkError, Recipient};
 use crate::services::info::{debt_info, kept_info};
 use futures::future::join_all;
 use pgmesh_protocol::failure::chain;
@@ -19,9 +19,9 @@ use std::time::Duration;
 
 /// How long another node may take to say how it does.
 const ASK_LIMIT: Duration = Duration::from_secs(2);
-/// How long the leader may take to find out who answers.
+/// How long the leader may take to find out which nodes answer.
 const LEADER_LIMIT: Duration = Duration::from_secs(6);
-/// How long the group may take to become what was asked for.
+/// How long the group may take to reach the membership that was asked for.
 const CHANGE_LIMIT: Duration = Duration::from_secs(20);
 
 impl Node {
@@ -128,7 +128,7 @@ impl Node {
         let request = MayLeave { node_id };
         let answer = self
             .links
-            .call(&Whom::Named(name), Lane::Data, &request, LEADER_LIMIT)
+            .call(&Recipient::Named(name), Lane::Data, &request, LEADER_LIMIT)
             .await;
         Ok(answer?)
     }
@@ -185,9 +185,10 @@ impl Node {
             repositories: repositories.collect(),
             trouble: status.trouble(),
             began_anew: self.old_catalog(),
-            sessions: self.quiet_sessions(),
+            sessions: self.backups.quiet_sessions(),
             session_timeout: self.settings.sessions.timeout.as_secs(),
-            stuck: self.stuck_archivers(),
+            stuck: self.archive.stuck_archivers(),
+            workers: self.supervisor.alarms(self.name.as_str()),
             skipped: status.skipped,
             failure: status.failure.map(|why| shortened(why, limits::REASON)),
         }
@@ -222,8 +223,8 @@ impl Node {
             level: self.catalog.view().levels()?.current,
             next_voters: self.next_voters(&nodes),
             round_trips: trips,
-            lost: self.lost_report(&view, |_| true).await?,
-            holes: self.holes(&view, None, |_| true).await?,
+            lost: self.janitor.lost_report(&view, |_| true).await?,
+            holes: self.archive.holes(&view, None, |_| true).await?,
             repositories,
             sessions,
             sessions_open,
@@ -290,17 +291,17 @@ impl Node {
     }
 
     async fn ask_within(&self, name: &NodeName, limit: Duration) -> Result<NodeStatus, LinkError> {
-        let whom = Whom::Named(name.clone());
+        let whom = Recipient::Named(name.clone());
         self.links.call(&whom, Lane::Data, &GetNodeStatus, limit).await
     }
 
     async fn round_trip_to(&self, name: &str) -> Option<u64> {
-        let trip = self.links.round_trip(&Whom::Named(name.parse().ok()?)).await?;
+        let trip = self.links.round_trip(&Recipient::Named(name.parse().ok()?)).await?;
         u64::try_from(trip.as_micros()).ok()
     }
 }
 
-/// What scans have found that the catalog does not know.
+/// The objects that scans have found and the catalog does not know.
 fn orphan_info(scan: &OrphanScan) -> OrphanInfo {
     let amount = |Amount { objects, bytes }| AmountInfo { objects, bytes };
     let found = scan.ended.map(|ended| ended.found).unwrap_or_default();
@@ -327,7 +328,7 @@ fn hosted(view: &View) -> Result<BTreeMap<NodeName, Vec<RepoKey>>, Failure> {
     Ok(hosted)
 }
 
-/// Somebody must serve the clients.
+/// At least one node must serve the clients.
 fn refuse_last_in_service(view: &View, node: &NodeName) -> Result<(), Failure> {
     let others = view
         .nodes()?
@@ -343,8 +344,8 @@ fn refuse_last_in_service(view: &View, node: &NodeName) -> Result<(), Failure> {
     .remedy("'pgmesh node resume NAME' puts another one into service first"))
 }
 
-/// A node that hosts repositories takes them with it, and the last one that reaches a shared one the way there: that
-/// must be meant.
+/// A node that is removed takes the repositories that it hosts with it. If it is the last node that reaches a shared
+/// repository, the way there goes, too. The operator must confirm that with `force`.
 fn refuse_host(view: &View, node: &NodeName, force: bool) -> Result<(), Failure> {
     if force {
         return Ok(());

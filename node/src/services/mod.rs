@@ -1,4 +1,4 @@
-//! What the node does on request, one file a kind of request. The dispatch is in `server`.
+//! The requests that a node carries out, one file for each kind. `dispatch` takes them from the connections.
 
 mod admin;
 mod archive;
@@ -13,6 +13,7 @@ mod forget_wal;
 mod get_segment;
 mod healths;
 mod info;
+mod joining;
 mod mesh;
 mod named;
 mod passed_over;
@@ -29,13 +30,13 @@ mod verify;
 mod verify_mesh;
 mod whole;
 
-pub(crate) use admin::CERTIFICATE_VALIDITY;
-pub(crate) use archive::{branches_of, claimed_object, current_database, joined, unexpected};
+pub(crate) use archive::{branches_of, claimed_object, current_database, joined};
 pub(crate) use backup::backup_record;
-pub(crate) use change_maps::{MapSource, Mapping};
+pub(crate) use change_maps::MapSource;
 pub(crate) use choosing::clusters_of;
-pub(crate) use doubts::Doubts;
+pub(crate) use doubts::{DOUBTED_AT_ONCE, Doubted, Doubts};
 pub(crate) use get_segment::{Got, PartedFile};
+pub(crate) use joining::Comer;
 pub(crate) use push_parts::PushPartsError;
 pub(crate) use whole::{Again, Checked, LookedUp, Patience, Thin, Whole, look_again};
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use crate::bloom::Bloom;
 use pgmesh_storage::Digest;
 
-/// Bits for each chunk: of ten million others one is taken for one of these.
+/// Bits for each chunk: of ten million other chunks, one is taken for a named chunk.
 const BITS: u64 = 64;
 /// The most bytes: half a million chunks. Of a backup with more, more others are taken for its own.
 const LARGEST: u64 = 4 << 20;
@@ -23,7 +23,7 @@ impl Named {
         self.0.add(hashes(digest));
     }
 
-    /// Whether it may be one of these; never `false` for one that is.
+    /// Whether the backup may name the chunk; never `false` for a chunk that it names.
     pub(crate) fn may_have(&self, digest: &Digest) -> bool {
         self.0.may_have(hashes(digest))
     }

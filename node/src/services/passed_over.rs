@@ -3,7 +3,7 @@
 //! The catalog counts such a replica as good. It must hear that it is bad before it is told of the new object, or it
 //! would keep the bad one and throw the good one away.
 
-use crate::Node;
+use crate::reads::Reads;
 use crate::repositories::{BadReplica, Written};
 use pgmesh_protocol::Failure;
 use pgmesh_raft::apply::Base;
@@ -44,10 +44,10 @@ pub(super) fn passed_over<B: Base>(
     Ok(bad.collect())
 }
 
-impl Node {
-    /// Reports the replicas that these writes have passed over. Says whether what was written in their place counts; if
-    /// it does not, it lies under a name that may have been used and forgotten before (decision 18), and is written
-    /// again under the name that the debt asks for.
+impl Reads {
+    /// Reports the replicas that these writes have passed over. Returns whether the new objects in their place count.
+    /// If not, their name may have been used and forgotten before (decision 18), and they are written again under the
+    /// name that the debt asks for.
     pub(super) async fn report_passed_over(
         &self,
         object: &ObjectRef,
@@ -79,7 +79,7 @@ mod tests {
     use pgmesh_raft::{Command, Replica};
     use pgmesh_storage::{Generation, RepoKey};
 
-    /// What the catalog has of a chunk that is sent again when it has rotted; the floor is raised before.
+    /// The catalog's replicas of a chunk that is sent again after it has rotted; the floor is raised before.
     async fn sent_again(floor: u32) -> Vec<Replica> {
         let site = TestNode::start(SessionTimes::default()).await;
         let client = site.connect().await;

@@ -1,7 +1,8 @@
-//! What other nodes ask of the repositories that this node hosts or reaches.
+//! The requests of other nodes to the repositories that this node hosts or reaches.
 
 use crate::Node;
-use crate::repositories::{Opened, Place, Slot, SlotError, write_one};
+use crate::core::Core;
+use crate::repositories::{Opened, RepositoryRoute, Slot, SlotError, write_one};
 use crate::services::joined;
 use bytes::Bytes;
 use pgmesh_protocol::failure::chain;
@@ -9,13 +10,14 @@ use pgmesh_protocol::{
     AuthorityKey, DeleteObject, ExitCode, Failure, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind, StoreObject,
     Stored, StoredAt,
 };
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{Payload, RepoKey};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 impl Node {
-    /// Writes an object to repositories of this node, each under its own key; what becomes of each is told to `ends`.
+    /// Writes an object to repositories of this node, each under its own key; each outcome is sent to `ends`.
     ///
     /// The payload's digest is not checked here: the node that sends it has done so, or the repair that reads it will.
     pub(crate) async fn store_object(&self, store: StoreObject, body: Bytes, ends: mpsc::Sender<Stored>) {
@@ -42,7 +44,7 @@ impl Node {
                 continue;
             }
             let (object, payload, ends) = (store.object.clone(), payload.clone(), ends.clone());
-            writes.spawn(async move {
+            writes.spawn(tasks::named("writing for a node", async move {
                 let written = write_one(&slot, &object, target.generation, &payload).await;
                 drop(payload);
                 let outcome = match written {
@@ -53,9 +55,9 @@ impl Node {
                     }),
                     Err(error) => Err(remote_error(&error)),
                 };
-                // Whoever asked may have gone: what was written is found again by the next try.
+                // The sending node may have gone. Its next try finds the object that was written.
                 let _ = ends.send(stored(slot.key, outcome)).await;
-            });
+            }));
         }
         // Joined, so that the memory that was taken for the payload is held until the last write is done.
         while writes.join_next().await.is_some() {}
@@ -136,7 +138,9 @@ impl Node {
             None => format!("node {name} does not declare repo{repo}"),
         }
     }
+}
 
+impl Core {
     pub(crate) fn own_slot(&self, repo: RepoKey) -> Result<&Arc<Slot>, Failure> {
         self.repositories.slot(repo).ok_or_else(|| {
             let failure = Failure::new(
@@ -144,7 +148,7 @@ impl Node {
                 format!("node {} does not host repo{repo}", self.name),
             );
             match self.repositories.place(repo) {
-                Ok(Place::There(slot)) => failure.remedy(format!(
+                Ok(RepositoryRoute::There(slot)) => failure.remedy(format!(
                     "run it on node {}, which does, with that node's file",
                     slot.host
                 )),

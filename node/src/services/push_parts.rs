@@ -9,7 +9,7 @@
 use super::archive::{Plan, Planned, PushError, Read, TRIES, check_header, kept_changing, pushed_file, segment_ref};
 use super::aside::{Condition, Content};
 use super::joined;
-use crate::Node;
+use crate::archive::Archive;
 use crate::asker::Asker;
 use crate::budget::Held;
 use crate::repositories::{FileWrite, FileWritten, PartToWrite};
@@ -21,6 +21,7 @@ use pgmesh_protocol::wal_copies::PARTS_AT_ONCE;
 use pgmesh_protocol::{ExitCode, Failure, MESSAGE_LIMIT, PartsTurn, PayloadHead, PushSegment, Pushed};
 use pgmesh_raft::command::ClaimedObject;
 use pgmesh_raft::{Claim, ObjectRef};
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{Digest, DigestSuite, FILE_PART_LENGTH, FilePart, Hasher, Payload, Portion, parts_of};
 use pgmesh_transport::tuning::STALL_LIMIT;
 use pgmesh_transport::{Stream, StreamError};
@@ -72,7 +73,7 @@ struct Received {
     map: Option<SegmentMap>,
 }
 
-impl Node {
+impl Archive {
     /// Archives one WAL file whose parts follow on the stream, as [`push_segment`](Self::push_segment) does a shorter
     /// one. The parts are asked for only when the catalog wants the file.
     pub(crate) async fn push_parts(
@@ -170,7 +171,7 @@ impl Node {
             let (payload, plain, inspecting) = inspect(inspector.take(), part, payload).await?;
             inspector = Some(inspecting);
             if let Some(condition) = &mut condition {
-                condition.comparison.add(self, &plain).await?;
+                condition.comparison.add(&self.reads, &plain).await?;
             }
             drop(plain);
             if part.is_last() {
@@ -212,7 +213,7 @@ impl Node {
         let copies = 1 + self.repositories.keys().len() as u64;
         let compared = if is_compared { 3 * FILE_PART_LENGTH } else { 0 };
         let memory = head.length * copies + head.plain_length + compared;
-        let expected = asker.hold_for_part(self, memory, head.length).await?;
+        let expected = asker.hold_for_part(memory, head.length).await?;
         let (body, held): (Bytes, Held) = expected.receive(stream, head.length, FILE_PART_LENGTH).await?;
         Ok((joined(head, body)?, held))
     }
@@ -400,7 +401,7 @@ async fn inspect(
 ) -> Result<(Payload, Bytes, Inspector), Failure> {
     let abnormal = || Failure::new(ExitCode::Assert, "checking a part of a WAL file");
     let mut inspector = inspector.ok_or_else(abnormal)?;
-    let inspected = tokio::task::spawn_blocking(move || {
+    let inspected = tasks::blocking("inspecting a part", move || {
         let plain = inspector.take(part, &payload)?;
         Ok((payload, plain, inspector))
     });

@@ -1,20 +1,21 @@
 //! Reading objects that the catalog knows, and telling it of replicas that are bad.
 
-use crate::Node;
+use crate::reads::Reads;
 use crate::refs::{self, Known};
-use crate::repositories::{BadReplica, Place, SlotError, Source};
+use crate::repositories::{BadReplica, RepositoryRoute, SlotError, Source};
 use bytes::Bytes;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{
     CHUNK_BODY_LIMIT, ChunkReply, ExitCode, Failure, GetChunk, GetManifest, GetPieces, PIECES_LIMIT, PayloadHead,
 };
 use pgmesh_raft::{Catalog, Claim, Command, DebtReason, ObjectRef, Refusal, Replica, limits};
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{Codec, Digest, DigestSuite, FilePart, Payload, PayloadError, RepoKey};
 
 /// Memory that a chunk of the usual size takes: compressed, decrypted, and plain.
 const USUAL_CHUNK: u64 = 3 << 20;
 
-impl Node {
+impl Reads {
     /// Reads a known object from its best replica; bad ones on the way are reported (invariant 6).
     pub(crate) async fn read_known(
         &self,
@@ -40,8 +41,8 @@ impl Node {
         }
     }
 
-    /// Reads replicas once more, to the digest, whose content was found to be other than it should be: a good tag
-    /// proves only that these bytes were written there. Those that are bad are withdrawn.
+    /// Reads replicas once more, to the digest, after their content was found to be wrong: a good tag proves only that
+    /// these bytes were written there. Bad replicas are withdrawn.
     pub(crate) async fn doubt(&self, object: &ObjectRef, known: &Known, repos: &[RepoKey]) {
         let mut bad = Vec::new();
         for replica in known.replicas.iter().filter(|replica| repos.contains(&replica.repo)) {
@@ -83,13 +84,19 @@ impl Node {
     }
 
     /// Whether all parts of a file in one repository are the file: the tag of each says nothing of the whole.
-    async fn check_parts(&self, place: &Place, known: &Known, of: u16, replica: Replica) -> Result<bool, SlotError> {
+    async fn check_parts(
+        &self,
+        place: &RepositoryRoute,
+        known: &Known,
+        of: u16,
+        replica: Replica,
+    ) -> Result<bool, SlotError> {
         let mut hasher = self.suite().hasher();
         for part in FilePart::all(of) {
             let payload = place.get(&known.name.of_part(part), replica.generation).await?;
             match self.digested(payload, hasher).await {
                 Ok((_, digested)) => hasher = digested,
-                // It was checked where it was read: what was lost on the way proves nothing.
+                // The part was checked by the node that read it: damage on the way to this node proves nothing.
                 _ => return Ok(true),
             }
         }
@@ -128,7 +135,7 @@ impl Node {
         loop {
             let Source { payload, repo, .. } = self.read_chunk(get.digest, &avoid).await?;
             let (suite, ranges) = (self.suite(), get.ranges.clone());
-            let cut = tokio::task::spawn_blocking(move || cut(&payload, suite, &ranges)).await;
+            let cut = tasks::blocking("cutting a chunk", move || cut(&payload, suite, &ranges)).await;
             match cut.map_err(|error| Failure::new(ExitCode::Assert, "cutting a chunk").because(error))? {
                 Ok(pieces) => {
                     let payload = pieces?;
@@ -160,7 +167,7 @@ impl Node {
                 let stored_twice = stored.stored_length.saturating_mul(2);
                 stored_twice.saturating_add(stored.plain_length)
             }
-            // A condemned one, or one that this node has not heard of: of the usual size.
+            // A chunk that is condemned, or that this node has not heard of, is taken to be of the usual size.
             _ => USUAL_CHUNK,
         }
     }
@@ -195,7 +202,7 @@ impl Node {
         };
         let known = match self.catalog.view_linearizable().await {
             Ok(view) => refs::known(&view, &object)?,
-            // Without a majority a restore goes on from what this node last knew: nothing can be deleted meanwhile.
+            // Without a majority a restore goes on with this node's last view: nothing can be deleted meanwhile.
             Err(error) => match refs::known(&self.catalog.view(), &object)? {
                 Some(known) => Some(known),
                 None => return Err(error.into()),
@@ -225,7 +232,7 @@ pub(super) async fn report(catalog: &Catalog, actor: &str, object: &ObjectRef, b
             } else {
                 DebtReason::Damaged
             },
-            // What cannot be told in full is told all the same.
+            // A long text is shortened, so that the report is accepted.
             what: limits::shortened(replica.what.clone(), limits::REASON),
         };
         if let Err(error) = catalog.propose(actor, command).await {
@@ -234,7 +241,7 @@ pub(super) async fn report(catalog: &Catalog, actor: &str, object: &ObjectRef, b
     }
 }
 
-/// The pieces of an opened chunk, packed again. The outer error is of the chunk, the inner one of the ranges.
+/// The pieces of an opened chunk, packed again. The outer error is of the chunk, the inner error of the ranges.
 fn cut(payload: &Payload, suite: DigestSuite, ranges: &[(u32, u32)]) -> Result<Result<Payload, Failure>, PayloadError> {
     let plain = payload.open(suite)?;
     let mut pieces = Vec::new();
@@ -256,7 +263,7 @@ fn cut(payload: &Payload, suite: DigestSuite, ranges: &[(u32, u32)]) -> Result<R
 mod tests {
     use crate::SessionTimes;
     use crate::refs;
-    use crate::repositories::Place;
+    use crate::repositories::RepositoryRoute;
     use crate::testing::{SUITE, TestNode, stanza};
     use pgmesh_protocol::{ExitCode, GetPieces};
     use pgmesh_raft::ObjectRef;
@@ -278,13 +285,13 @@ mod tests {
         .await;
         let first = known();
         let replica = first.replicas[0];
-        site.node.doubt(&object, &first, &[replica.repo]).await;
+        site.node.reads.doubt(&object, &first, &[replica.repo]).await;
         assert_eq!(
             known().replicas,
             [replica],
             "one that is right stays, whoever doubts it"
         );
-        let Ok(Place::Here(slot)) = site.node.repositories.place(replica.repo) else {
+        let Ok(RepositoryRoute::Here(slot)) = site.node.repositories.place(replica.repo) else {
             panic!("the node has no repository of its own");
         };
         let repository = slot.repository().unwrap();

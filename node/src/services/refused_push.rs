@@ -1,14 +1,14 @@
-//! What a server is told whose WAL is refused (invariant 12): who was seen where, where the two part, and the one
-//! command that goes on in each case.
+//! The message to a server whose WAL is refused (invariant 12): which servers were seen where, where their WAL parts,
+//! and the one command that goes on in each case.
 
-use crate::Node;
+use crate::archive::Archive;
 use pgmesh_postgres::{Lsn, WalFileName};
 use pgmesh_protocol::{Failure, PushSegment, utc};
 use pgmesh_raft::{Database, Refusal, View};
 
-impl Node {
-    /// Adds to a refusal what is known of the other server. `parting` is the first position at which the two contents
-    /// differ, where they were compared.
+impl Archive {
+    /// Adds the known facts about the other server to a refusal. `parting` is the first position at which the two
+    /// contents differ, where they were compared.
     pub(super) fn explained(
         &self,
         view: &View,

@@ -1,8 +1,8 @@
 //! Looking into one repository, and changing its definition.
 
 use crate::Node;
-use crate::links::{Lane, Whom, receive, receive_body};
-use crate::repositories::{Place, Way};
+use crate::links::{Lane, Recipient, receive, receive_body};
+use crate::repositories::{RepositoryRoute, ViaNode};
 use bytes::Bytes;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{
@@ -17,10 +17,10 @@ use std::collections::BTreeMap;
 const LISTED: usize = MESSAGE_LIMIT / 2;
 
 impl Node {
-    /// How a repository is asked. What another node asks is asked of this one's own: it has chosen the way.
-    fn asked_place(&self, repo: RepoKey, from_node: bool) -> Result<Place, Failure> {
+    /// The way to a repository. If another node asks, it has chosen this way, so this node's own slot is taken.
+    fn asked_place(&self, repo: RepoKey, from_node: bool) -> Result<RepositoryRoute, Failure> {
         if from_node {
-            return self.own_slot(repo).map(|slot| Place::Here(slot.clone()));
+            return self.own_slot(repo).map(|slot| RepositoryRoute::Here(slot.clone()));
         }
         self.repositories.place(repo).map_err(|why| {
             Failure::new(ExitCode::RepoInvalid, format!("repo{repo} cannot be asked"))
@@ -36,9 +36,9 @@ impl Node {
         loop {
             tried.push(place.host().cloned());
             let listed = match &place {
-                Place::Here(_) => self.list_here(&list).await,
-                Place::There(slot) => {
-                    let (whom, limit) = (Whom::Named(slot.host.clone()), self.settings.io_timeout);
+                RepositoryRoute::Here(_) => self.list_here(&list).await,
+                RepositoryRoute::There(slot) => {
+                    let (whom, limit) = (Recipient::Named(slot.host.clone()), self.settings.io_timeout);
                     self.links
                         .call(&whom, Lane::Data, &list, limit)
                         .await
@@ -53,8 +53,14 @@ impl Node {
         }
     }
 
-    /// Another way to a shared repository, where the one that was taken is to blame.
-    fn next_way(&self, repo: RepoKey, failure: &Failure, tried: &[Way], from_node: bool) -> Option<Place> {
+    /// Another way to a shared repository, where the failure is of the way that was taken.
+    fn next_way(
+        &self,
+        repo: RepoKey,
+        failure: &Failure,
+        tried: &[ViaNode],
+        from_node: bool,
+    ) -> Option<RepositoryRoute> {
         let is_of_the_way = matches!(failure.code, ExitCode::RepoInvalid | ExitCode::HostConnect);
         let next = || self.repositories.another_way(repo, tried);
         (is_of_the_way && !from_node).then(next).flatten()
@@ -89,8 +95,11 @@ impl Node {
         loop {
             tried.push(place.host().cloned());
             let found = match &place {
-                Place::Here(_) => self.read_here(&read).await,
-                Place::There(slot) => self.read_elsewhere(&Whom::Named(slot.host.clone()), read.clone()).await,
+                RepositoryRoute::Here(_) => self.read_here(&read).await,
+                RepositoryRoute::There(slot) => {
+                    self.read_elsewhere(&Recipient::Named(slot.host.clone()), read.clone())
+                        .await
+                }
             };
             match found.map_err(|failure| (self.next_way(read.repo, &failure, &tried, from_node), failure)) {
                 Ok(found) => return Ok(found),
@@ -111,7 +120,7 @@ impl Node {
         Ok((payload.head(), payload.bytes))
     }
 
-    async fn read_elsewhere(&self, host: &Whom, read: ReadRepository) -> Result<(PayloadHead, Bytes), Failure> {
+    async fn read_elsewhere(&self, host: &Recipient, read: ReadRepository) -> Result<(PayloadHead, Bytes), Failure> {
         let work = async {
             let mut stream = self.links.ask(host, Lane::Data, &read, None).await?;
             let head = receive::<ReadRepository>(&mut stream, host).await?;
@@ -121,10 +130,10 @@ impl Node {
         Ok(self.links.within(host, self.settings.io_timeout, work).await?)
     }
 
-    /// Makes this node's definition of a repository the mesh's. The options that changed.
+    /// Makes this node's definition of a repository the mesh's. Returns the options that changed.
     ///
     /// # Errors
-    /// `asked` is what the file of whoever asks says: where this node runs with something else, nothing is changed.
+    /// `asked` is the definition in the user's file. If this node runs with another definition, nothing is changed.
     pub async fn update_repository(
         &self,
         actor: &str,

@@ -1,7 +1,7 @@
 //! Repositories that are lost with their disks, or given up.
 
 use crate::Node;
-use crate::links::{Lane, Whom};
+use crate::links::{Lane, Recipient};
 use crate::repositories::There;
 use crate::settings::effective_ack;
 use pgmesh_protocol::{ExitCode, Failure, ReplaceRepository, Replaced};
@@ -13,12 +13,12 @@ use std::time::Duration;
 const REPLACE_LIMIT: Duration = Duration::from_secs(300);
 
 impl Node {
-    /// Puts an empty repository in the place of one that was lost with its disk. What the mesh believes to be in the
-    /// old one is withdrawn, and owed to the new one. An older copy that is in its place is taken up: what it lacks is
-    /// withdrawn and owed to it.
+    /// Puts an empty repository in the place of a repository that was lost with its disk. Objects that the mesh
+    /// believes to be in the old one are withdrawn, and owed to the new one. If an older copy of the repository is in
+    /// its place, the copy is taken up: only the objects that it lacks are withdrawn and owed to it.
     ///
     /// # Errors
-    /// This node does not host it, or the old one is still there: what can be read is not thrown away.
+    /// This node does not host it, or the old repository is still there: objects that can be read are not thrown away.
     pub(crate) async fn replace_repository(
         &self,
         actor: &str,
@@ -33,7 +33,7 @@ impl Node {
             let request = ReplaceRepository { repo };
             return Ok(self
                 .links
-                .call(&Whom::Named(host), Lane::Data, &request, REPLACE_LIMIT)
+                .call(&Recipient::Named(host), Lane::Data, &request, REPLACE_LIMIT)
                 .await?);
         }
         let slot = self.own_slot(repo)?.clone();
@@ -68,7 +68,7 @@ impl Node {
             // A replacement that was interrupted on its way is brought to its end.
             There::TheSame | There::OlderCopy(_) => (record.uuid, record.wrapped_keys),
             There::Another => {
-                // An empty one that an interrupted replacement has made is taken up.
+                // An empty repository that an interrupted replacement has made is taken up.
                 let made = self.make_empty_repository(&slot).await?;
                 (made.identity().uuid.clone(), made.wrapped_keys().to_vec())
             }
@@ -90,7 +90,7 @@ impl Node {
         Ok(Replaced::Empty)
     }
 
-    /// The node that replaces a shared repository which this one does not declare: one that reaches it.
+    /// If this node does not declare a shared repository, a node that reaches it replaces it.
     fn replacer_elsewhere(&self, repo: RepoKey, from_node: bool) -> Result<Option<NodeName>, Failure> {
         if from_node || self.repositories.slot(repo).is_some() {
             return Ok(None);
@@ -101,10 +101,11 @@ impl Node {
         Ok(reaching.next().filter(|_| is_shared))
     }
 
-    /// Forgets a repository; what lies there stays.
+    /// Forgets a repository; its files stay.
     ///
     /// # Errors
-    /// It is the only one, or the only one that has some object, and `force` is not given.
+    /// It is the mesh's last repository. Without `force`, also if too few are left to acknowledge a push while one
+    /// of them is away, or if some object is in no other.
     pub(crate) async fn remove_repository(&self, actor: &str, repo: RepoKey, force: bool) -> Result<(), Failure> {
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let all = view.repositories()?;

@@ -1,7 +1,7 @@
 //! Sessions of restores, and ending sessions by hand.
 
 use super::backup::random_key;
-use crate::Node;
+use crate::backups::Backups;
 use crate::sessions::{ConnectionNumber, holder_words};
 use pgmesh_protocol::{BeginRestore, ExitCode, Failure, RestoreBegun, SessionStatus};
 
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 /// How many open sessions a status names, the oldest ones.
 const NAMED: usize = 100;
 
-impl Node {
+impl Backups {
     /// Opens a session for a restore. Whether the stanza exists is not looked at: the restore finds out.
     pub(crate) async fn begin_restore(
         &self,
@@ -35,7 +35,7 @@ impl Node {
         })
     }
 
-    /// Ends any session. What it was, in words.
+    /// Ends any session. Returns its description in words.
     pub(crate) async fn terminate_session(&self, actor: &str, session: u64) -> Result<String, Failure> {
         let session = SessionId(LogIndex(session));
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
@@ -77,7 +77,7 @@ impl Node {
     }
 }
 
-impl Node {
+impl Backups {
     /// How long each session that this node keeps alive for a client has been without progress, in seconds.
     pub(crate) fn quiet_sessions(&self) -> Vec<(u64, u64)> {
         let quiet = self.clients.quiet(self.running.now()).into_iter();
@@ -90,7 +90,8 @@ impl Node {
     }
 }
 
-/// The oldest open sessions, and how many are open in all; `quiet` is what the nodes say of those that they keep alive.
+/// The oldest open sessions, and the number of open ones. `quiet` has the nodes' reports on the sessions they keep
+/// alive.
 pub(super) fn session_states(view: &View, quiet: &BTreeMap<u64, u64>) -> Result<(Vec<SessionStatus>, u64), Failure> {
     let sessions = view.sessions()?;
     let open = sessions.len() as u64;

@@ -3,7 +3,8 @@
 use crate::Node;
 use crate::rebuild::UNKNOWN_WRITER;
 use crate::refs;
-use crate::services::{claimed_object, unexpected};
+use crate::replies::unexpected;
+use crate::services::claimed_object;
 use crate::settings::effective_ack;
 use pgmesh_postgres::WalFileName;
 use pgmesh_protocol::{
@@ -45,8 +46,8 @@ impl Node {
         self.add_database(actor, &create, DbId(database.id.0 + 1), true).await
     }
 
-    /// Makes a data directory the writer of its timeline (invariant 12), when somebody says that the cluster was moved
-    /// there.
+    /// Makes a data directory the writer of its timeline (invariant 12), when an operator says that the cluster was
+    /// moved there.
     pub async fn adopt_stanza(
         &self,
         actor: &str,
@@ -60,7 +61,7 @@ impl Node {
         let database = current(&record, &cluster.stanza)?;
         need_same_cluster(&cluster, &database)?;
         let timeline = cluster.timeline;
-        // What a standby has archived says nothing of the writer.
+        // A segment that a standby has archived says nothing of the writer.
         let last = match view.last_push(&cluster.stanza, database.id, timeline)? {
             Some(last) => Some((last.segment, last.at)),
             None => {
@@ -86,7 +87,7 @@ impl Node {
         let age = adopted
             .last
             .map(|(_, pushed_at)| pgmesh_protocol::now_unix().saturating_sub(pushed_at));
-        // Of a rebuilt catalog nobody knows who pushed.
+        // A rebuilt catalog does not know which server has pushed.
         let is_known = instance != UNKNOWN_WRITER;
         if let Some(age) = age.filter(|age| *age < RECENT_PUSH_SECONDS && !force && is_known) {
             let what = format!(
@@ -106,7 +107,7 @@ impl Node {
         Ok(adopted)
     }
 
-    /// Where the mesh has no repository yet, why this node's own is not open is what helps.
+    /// If the mesh has no repository yet, the user needs to know why this node's own repository is not open.
     fn with_reasons(&self, failure: Failure) -> Failure {
         match self.why_not_open() {
             Some(why) if failure.code == ExitCode::RepoInvalid => failure.because(why),
@@ -256,7 +257,7 @@ impl Node {
             self.catalog.propose(actor, command).await?;
         }
         match set.ends_sessions {
-            true => self.terminate_sessions_of(actor, set.stanza.as_ref()).await,
+            true => self.backups.terminate_sessions_of(actor, set.stanza.as_ref()).await,
             false => Ok(0),
         }
     }
@@ -281,12 +282,12 @@ impl Node {
         Ok(())
     }
 
-    /// Deletes a stanza: out of the catalog first, then its objects, as sessions allow (invariant 5). The number of
-    /// objects deleted before this returns; what a session still holds is deleted later. What a repository does not let
-    /// go stays, and is told.
+    /// Deletes a stanza: out of the catalog first, then its objects, as sessions allow (invariant 5). Returns the
+    /// number of objects that are deleted so far. Objects that a session still holds are deleted later; objects that a
+    /// repository does not let go stay, and are counted.
     ///
-    /// Without `force` it is refused while its cluster seems to run: `is_down` is what whoever asks has seen of that.
-    /// The catalog refuses it while the stanza is being restored; with `force` the sessions of the restores end.
+    /// Without `force` it is refused while its cluster seems to run; with `is_down`, the client has seen that it does
+    /// not. The catalog refuses it while the stanza is being restored; with `force` the sessions of the restores end.
     pub async fn delete_stanza(
         &self,
         actor: &str,
@@ -308,7 +309,7 @@ impl Node {
                 other => return Err(unexpected(&other)),
             }
         }
-        let Collected { deleted, kept } = self.collect_garbage_anywhere().await;
+        let Collected { deleted, kept } = self.janitor.collect_garbage_anywhere().await;
         Ok(DeletedStanza { deleted, kept })
     }
 }
@@ -411,7 +412,7 @@ mod tests {
         site.create_stanza(&client).await;
         let failure = site.node.delete_stanza("test", stanza(), false, false).await;
         assert_eq!(failure.unwrap_err().code, ExitCode::PgRunning);
-        // By what the catalog says: it is not stopped. Nothing has changed.
+        // The catalog refuses it, since the stanza is not stopped. The catalog has not changed.
         let failure = site.node.delete_stanza("test", stanza(), false, true).await;
         assert_eq!(failure.unwrap_err().code, ExitCode::Stop);
         let record = site.node.catalog.view().stanza(&stanza()).unwrap().unwrap();

@@ -1,19 +1,21 @@
-//! `repo-sync`: a repository gets all that the others have, and whoever asks is told how far it is.
+//! `repo-sync`: a repository gets all objects that the others have, and the client is told the progress.
 
 use crate::Node;
-use crate::repositories::Place;
+use crate::core::Core;
+use crate::repositories::RepositoryRoute;
 use crate::services::info::debt_info;
 use pgmesh_protocol::{ExitCode, Failure, SyncEvent};
 use pgmesh_raft::{Command, Reply};
 use pgmesh_storage::RepoKey;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-/// How often it is told what is still owed.
+/// How often the client is told the remaining debt.
 const PERIOD: Duration = Duration::from_millis(500);
 /// How long a repository may take to be registered.
 const REGISTRATION_LIMIT: Duration = Duration::from_secs(5);
-/// A debt that does not shrink for so long while the repository is away is no progress: whoever asks is told why.
+/// If the debt does not shrink for so many reports (a minute), the client is told why.
 const STUCK_AFTER: u32 = 120;
 
 impl Node {
@@ -21,7 +23,7 @@ impl Node {
     /// whether anybody listens or not.
     pub(crate) async fn sync_repository(&self, repo: RepoKey, sink: mpsc::Sender<SyncEvent>) {
         if let Err(failure) = self.follow_debt(repo, &sink).await {
-            // Whoever asked may have gone.
+            // The client may have gone.
             let _ = sink.send(SyncEvent::Failed(failure)).await;
         }
     }
@@ -68,8 +70,26 @@ impl Node {
         }
     }
 
-    /// What was known before the repository was registered is owed to it step by step; a step may be taken by any node.
-    /// So is one of a replacement or a removal that is under way.
+    async fn why_stuck(&self, repo: RepoKey) -> Failure {
+        let failure = Failure::new(
+            ExitCode::RepoInvalid,
+            format!("what repo{repo} owes has not become less for a minute"),
+        )
+        .remedy("'pgmesh status' says what is wrong with it, or with those that it would be filled from; the repair goes on by itself");
+        match self.repositories.place(repo) {
+            Ok(RepositoryRoute::There(slot)) => match self.ask_node(&slot.host).await {
+                Ok(_) => failure,
+                Err(error) => failure.because(error),
+            },
+            Ok(RepositoryRoute::Here(_)) => failure,
+            Err(why) => failure.because(why),
+        }
+    }
+}
+
+impl Core {
+    /// Takes the steps of a backfill, by which the objects that were known before the repository was registered are
+    /// owed to it, or the steps of a replacement or removal that is under way. Any node may take a step.
     pub(crate) async fn finish_backfill(&self, repo: RepoKey) -> Result<(), Failure> {
         while self
             .catalog
@@ -86,21 +106,5 @@ impl Node {
             }
         }
         Ok(())
-    }
-
-    async fn why_stuck(&self, repo: RepoKey) -> Failure {
-        let failure = Failure::new(
-            ExitCode::RepoInvalid,
-            format!("what repo{repo} owes has not become less for a minute"),
-        )
-        .remedy("'pgmesh status' says what is wrong with it, or with those that it would be filled from; the repair goes on by itself");
-        match self.repositories.place(repo) {
-            Ok(Place::There(slot)) => match self.ask_node(&slot.host).await {
-                Ok(_) => failure,
-                Err(error) => failure.because(error),
-            },
-            Ok(Place::Here(_)) => failure,
-            Err(why) => failure.because(why),
-        }
     }
 }

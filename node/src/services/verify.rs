@@ -14,7 +14,7 @@ use pgmesh_protocol::{
 };
 use pgmesh_raft::{Claim, DebtReason, GarbageKey, ObjectRef, Refusal, Replica, SessionKind, StanzaRecord, View};
 use pgmesh_storage::{
-    BackupLabel, Digest, Generation, ManifestRoot, ObjectKind, ObjectName, ObjectPath, RepoKey, Repository, StanzaName,
+    BackupLabel, Digest, Generation, ObjectKind, ObjectName, ObjectPath, RepoKey, Repository, StanzaName,
 };
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -25,28 +25,28 @@ pub(crate) type VerifySink = mpsc::Sender<VerifyEvent>;
 
 /// Objects read at once from one repository.
 const READS_AT_ONCE: usize = 4;
-/// What a repository says of itself.
+/// The file with the identity of a repository.
 const IDENTITY: &str = "pgmesh.repo";
 /// Objects between two progress events.
 const PROGRESS_EVERY: u64 = 64;
 
-/// What is being found out.
+/// The state of one verification.
 struct Verification<'n> {
     node: &'n Node,
     request: VerifyRequest,
     sink: VerifySink,
     summary: VerifySummary,
-    /// Paths that cannot be used, per repository: what the backups' chunks are held against.
+    /// Bad paths of each repository; the chunks of the backups are compared with them.
     bad: BTreeMap<RepoKey, HashSet<String>>,
-    /// Repositories that could not be read to the end: nothing is said about what should be in them.
+    /// Repositories that could not be read to the end: no object is reported as missing from them.
     unreadable: BTreeSet<RepoKey>,
 }
 
-/// What a path of a listing has turned out to be.
+/// The kind of object found at a path of a listing.
 enum Lies {
     /// An object with content.
     Content(ObjectName),
-    /// What the repository says of itself, or a key.
+    /// The repository's identity, or a key.
     Own,
     /// No object of the repository.
     Foreign,
@@ -61,7 +61,7 @@ impl Node {
             Ok(summary) => VerifyEvent::Done(summary),
             Err(failure) => VerifyEvent::Failed(failure),
         };
-        // Whoever asked may have gone.
+        // The client may have gone.
         let _ = sink.send(last).await;
         self.repair.wake();
     }
@@ -102,33 +102,9 @@ impl Node {
         for slot in &slots {
             verification.repository(&view, slot).await?;
         }
-        // A view of its own: what was found has been reported, and debts may have been paid meanwhile.
+        // The stanzas are checked in a newer view: bad objects have been reported since, and debts may have been paid.
         verification.stanzas(&view, &slots).await?;
         Ok(verification.summary)
-    }
-
-    /// A backup's manifest root, read and checked; `None` when the catalog does not know it (any more).
-    pub(crate) async fn manifest_root(
-        &self,
-        view: &View,
-        stanza: &StanzaName,
-        label: &BackupLabel,
-    ) -> Result<Option<ManifestRoot>, Failure> {
-        let object = ObjectRef::Manifest {
-            stanza: stanza.clone(),
-            label: label.clone(),
-        };
-        let Some(known) = refs::known(view, &object)? else {
-            return Ok(None);
-        };
-        let source = self.read_known(&object, &known, &[]).await?;
-        let plain = source
-            .payload
-            .open(self.suite())
-            .map_err(|error| Failure::new(ExitCode::Checksum, format!("{object} is damaged")).because(error))?;
-        ManifestRoot::decode(&plain)
-            .map(Some)
-            .map_err(|error| Failure::new(ExitCode::Format, format!("{object} is not understood")).because(error))
     }
 }
 
@@ -310,7 +286,7 @@ impl Verification<'_> {
         .await
     }
 
-    /// What the catalog knows to be in a repository, and is not there.
+    /// Reports the objects that the catalog knows in a repository and that are not there.
     async fn missing(&mut self, view: &View, repo: RepoKey, repository: &OpenRepository) -> Result<(), Failure> {
         let mut after: Option<Digest> = None;
         loop {
@@ -361,7 +337,8 @@ impl Verification<'_> {
         Ok(())
     }
 
-    /// One object that the catalog knows: is it there, is it good? What is not is reported, so that it is repaired.
+    /// Checks that an object that the catalog knows is there and is good. If not, it is reported, so that it is
+    /// repaired.
     async fn check_present(
         &mut self,
         view: &View,
@@ -437,7 +414,7 @@ impl Verification<'_> {
             missing,
             what: what.to_owned(),
         };
-        self.node.report_bad(object, &[bad]).await;
+        self.node.reads.report_bad(object, &[bad]).await;
     }
 
     fn stanza_rows(&self, view: &View) -> Result<Vec<(StanzaName, StanzaRecord)>, Failure> {
@@ -487,11 +464,11 @@ impl Verification<'_> {
             label: label.clone(),
         };
         self.hold_against(&object, slots, &mut broken)?;
-        match self.node.manifest_root(view, stanza, label).await {
+        match self.node.reads.manifest_root(view, stanza, label).await {
             Ok(Some(root)) => {
                 for part in &root.parts {
                     self.hold_against(&ObjectRef::Chunk(part.digest), slots, &mut broken)?;
-                    match self.node.chunks_of_part(view, part.digest).await {
+                    match self.node.reads.chunks_of_part(view, part.digest).await {
                         Ok(digests) => {
                             for digest in digests {
                                 self.hold_against(&ObjectRef::Chunk(digest), slots, &mut broken)?;
@@ -522,14 +499,14 @@ impl Verification<'_> {
         Ok(())
     }
 
-    /// Whether an object that a backup needs is good in each repository. What is merely owed is no damage.
+    /// Whether an object that a backup needs is good in each repository. An object that is merely owed is no damage.
     fn hold_against(
         &self,
         object: &ObjectRef,
         slots: &[Arc<Slot>],
         broken: &mut BTreeMap<RepoKey, Vec<String>>,
     ) -> Result<(), Failure> {
-        // As the catalog is now: what was found bad a moment ago, here or by a restore, is withdrawn already.
+        // In the catalog of this moment, a replica that was just found bad, here or by a restore, is withdrawn already.
         let now = self.node.catalog.view();
         let known = refs::known(&now, object)?;
         let lost = known.as_ref().is_none_or(|known| known.replicas.is_empty());
@@ -594,7 +571,7 @@ fn why_closed(health: HealthInfo) -> String {
     }
 }
 
-/// Checks one object to the last byte. What is none of the repository's is not read.
+/// Checks one object to the last byte. A file that is no object of the repository is not read.
 async fn check_object(repo: RepoKey, repository: &OpenRepository, path: &str) -> Result<Lies, SlotError> {
     let store = |source| SlotError::Store {
         repo,

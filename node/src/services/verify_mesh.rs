@@ -1,10 +1,10 @@
-//! A verification of the whole mesh: each node reads and checks the repositories that it hosts, one node each shared
-//! one, and the node that was asked puts together what they find.
+//! A verification of the whole mesh: each node reads and checks the repositories that it hosts, and one node each
+//! shared repository. The node that was asked puts their findings together.
 
 use super::verify::VerifySink;
 use crate::Node;
-use crate::links::{Lane, LinkError, Whom, receive};
-use crate::repositories::Place;
+use crate::links::{Lane, LinkError, Recipient, receive};
+use crate::repositories::RepositoryRoute;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{
     ExitCode, Failure, Finding, FindingKind, HealthInfo, NAMED, VerifyEvent, VerifyRequest, VerifySummary,
@@ -18,15 +18,15 @@ use tokio::sync::mpsc;
 /// Events under way from one node.
 const EVENTS: usize = 64;
 
-/// A node, and what it verifies.
+/// A node, and the repositories that it verifies.
 type Part = (NodeName, Vec<RepoKey>);
 
-/// What the nodes have told so far.
+/// The findings of the nodes so far.
 #[derive(Default)]
 struct Together {
     /// Objects and bytes, per node: each tells its own sums.
     progress: BTreeMap<usize, (u64, u64)>,
-    /// What concerns the catalog is found by each of them, and told once.
+    /// Findings about the catalog: each node makes them, and the client is told once.
     told: BTreeSet<(FindingKind, Option<u16>, Option<String>, String)>,
     summary: VerifySummary,
 }
@@ -70,8 +70,8 @@ impl Together {
 }
 
 impl Node {
-    /// Verifies. Events go into `sink`; the last is `Done` or `Failed`. Another node that asks means this node's own
-    /// repositories, anybody else those of the mesh.
+    /// Verifies. Events go into `sink`; the last is `Done` or `Failed`. If the peer is a node, this node verifies its
+    /// own repositories; for any other peer, the repositories of the mesh.
     pub(crate) async fn verify(&self, peer: &Peer, request: VerifyRequest, sink: VerifySink) {
         if peer.is_node() {
             return self.verify_own(request, sink).await;
@@ -80,7 +80,7 @@ impl Node {
             Ok(summary) => VerifyEvent::Done(summary),
             Err(failure) => VerifyEvent::Failed(failure),
         };
-        // Whoever asked may have gone.
+        // The client may have gone.
         let _ = sink.send(last).await;
     }
 
@@ -100,7 +100,7 @@ impl Node {
                     self.verify_here(source, request, sender).await;
                 } else if let Err(error) = self.verify_there(source, host, request, &sender).await {
                     for repo in repositories {
-                        // Whoever asked may have gone.
+                        // The client may have gone.
                         let _ = sender.send((source, away(*repo, &error.to_string()))).await;
                     }
                 }
@@ -113,7 +113,7 @@ impl Node {
         gathered
     }
 
-    /// The nodes to ask, each with its repositories; and the repositories that nobody can be asked about, and why.
+    /// The nodes to ask, each with its repositories; and the repositories that no node can verify, and why.
     async fn hosts(&self, only: Option<u16>) -> Result<(Vec<Part>, Vec<(RepoKey, String)>), Failure> {
         let mut hosts: BTreeMap<NodeName, Vec<RepoKey>> = BTreeMap::new();
         let mut unreached = Vec::new();
@@ -140,7 +140,7 @@ impl Node {
     /// One node that has a shared repository open: this one, else the first that says so.
     async fn verifier_of(&self, key: RepoKey) -> Result<NodeName, String> {
         let place = self.repositories.place(key)?;
-        if matches!(place, Place::Here(_)) {
+        if matches!(place, RepositoryRoute::Here(_)) {
             return Ok(self.name.clone());
         }
         let reaching = self.catalog.view().reaching(key).map_err(|error| chain(&error))?;
@@ -177,7 +177,7 @@ impl Node {
         request: VerifyRequest,
         sender: &mpsc::Sender<(usize, VerifyEvent)>,
     ) -> Result<(), LinkError> {
-        let whom = Whom::Named(host.clone());
+        let whom = Recipient::Named(host.clone());
         let mut stream = self.links.ask(&whom, Lane::Data, &request, None).await?;
         loop {
             let event = receive::<VerifyRequest>(&mut stream, &whom).await?;

@@ -1,5 +1,5 @@
-//! Whether a backup may be committed: what the catalog says of the chunks that it names (invariant 4), and how long to
-//! wait.
+//! Whether a backup may be committed: whether the catalog knows every chunk that it names as durable (invariant 4), and
+//! how long to wait for that.
 
 use super::named::Named;
 use pgmesh_protocol::{Failure, QUERY_LIMIT};
@@ -7,7 +7,8 @@ use pgmesh_raft::apply::Base;
 use pgmesh_raft::{ChunkRecord, CondemnedChunk, LogIndex, SessionId, View};
 use pgmesh_storage::{Digest, RepoKey};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// How many missing chunks one answer names.
 const MISSING_NAMED: usize = 1000;
@@ -20,13 +21,13 @@ const LIMIT: Duration = if cfg!(test) {
 } else {
     Duration::from_secs(300)
 };
-/// How soon for the first time; then later each time.
+/// The first pause between two tries; it grows with each try.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Where only what was withdrawn is looked at again.
+/// The pause before another look at the withdrawn chunks alone.
 const SHORT_PAUSE: Duration = Duration::from_millis(10);
 /// How many withdrawn chunks are looked at again; if there are more, the manifest is read once more.
 const WITHDRAWN_AT_ONCE: usize = 64 << 10;
-/// Until it comes to this.
+/// The longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Stored bytes, per repository, of the chunks looked at.
@@ -54,14 +55,15 @@ pub(crate) struct Whole {
     named: Named,
 }
 
-/// What a second look comes to, at the chunks alone of which replicas were withdrawn since the first.
+/// The outcome of a second look, at the chunks alone of which replicas were withdrawn since the first.
 #[derive(Debug)]
 pub(crate) enum Again {
     /// Every chunk is in enough repositories.
     Whole(Whole),
-    /// These are to be taken back first. One that is not the backup's may be among them; the next sweep finds it.
+    /// These chunks are to be taken back first. A chunk of another backup may be among them; the next sweep finds it.
     TakeBack(Whole, Vec<CondemnedChunk>),
-    /// The manifest must be read again: chunks are missing or thin, or nobody knows any more what was withdrawn.
+    /// The manifest must be read again: chunks are missing or thin, or the catalog no longer knows which were
+    /// withdrawn.
     Anew,
 }
 
@@ -94,7 +96,7 @@ pub(crate) fn look_again<B: Base>(
     })
 }
 
-/// What was found.
+/// The outcome of a look at the chunks.
 #[derive(Debug)]
 pub(crate) enum Checked {
     /// Every chunk is in enough repositories.
@@ -151,7 +153,7 @@ impl LookedUp {
     fn note(&mut self, digest: Digest, chunk: Option<ChunkRecord>) {
         self.named.add(&digest);
         match chunk {
-            // What was condemned before the session began may be deleted already.
+            // A chunk that was condemned before the session began may be deleted already.
             Some(ChunkRecord {
                 condemned: Some(since), ..
             }) if since > self.session.0 => self.condemned.push(CondemnedChunk { digest, since }),
@@ -177,7 +179,7 @@ impl LookedUp {
         self.missing.len() >= MISSING_NAMED || self.condemned.len() >= CONDEMNED_AT_ONCE
     }
 
-    /// What to do about them. The look began at `checked_at`.
+    /// The outcome of the look, which began at `checked_at`.
     pub(crate) fn checked(self, checked_at: LogIndex, are_parts: bool) -> Checked {
         if !self.missing.is_empty() {
             Checked::Missing(self.missing)
@@ -212,7 +214,7 @@ impl Patience {
         }
     }
 
-    /// Waits a moment for the next try: the catalog has moved, and it is known what to look at.
+    /// Waits a moment for the next try: the catalog has moved, and only the withdrawn chunks need another look.
     ///
     /// # Errors
     /// Nothing has got better for too long.
@@ -266,7 +268,7 @@ mod tests {
         (begun.session, root, chunk)
     }
 
-    /// Somebody has read a chunk badly.
+    /// A reader has found a replica of the chunk damaged.
     async fn withdraw(site: &TestNode, chunk: Digest) {
         let view = site.node.catalog.view();
         let record = view.chunks(&[chunk]).unwrap().remove(0).unwrap();
@@ -307,7 +309,7 @@ mod tests {
         assert!(failure.what.starts_with("1 chunks"), "{failure}");
     }
 
-    /// A look at one chunk, and what a look after it comes to.
+    /// A look at one chunk, after the look `before`.
     async fn again(site: &TestNode, before: Whole, session: u64) -> Again {
         let view = site.node.catalog.view_linearizable().await.unwrap();
         look_again(&view.snapshot(), before, SessionId(LogIndex(session)), 1).unwrap()

@@ -4,9 +4,10 @@
 //! A session outlives its connection for a while: its holder may come back, here or through another node, and go on.
 
 use super::own::insist;
-use crate::Node;
+use crate::backups::Backups;
 use pgmesh_protocol::{ExitCode, Failure, ResumeSession};
 use pgmesh_raft::{CatalogError, Command, LogIndex, Refusal, Reply, SessionId, SessionKind};
+use pgmesh_runtime::tasks;
 use pgmesh_transport::Account;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -93,14 +94,14 @@ impl Drop for Opening<'_> {
 
 /// A request of a connection, while it is served.
 pub(crate) struct Serving<'a> {
-    node: &'a Node,
+    backups: &'a Backups,
     connection: ConnectionNumber,
 }
 
 impl Drop for Serving<'_> {
     fn drop(&mut self) {
-        let now = self.node.running.now();
-        if let Some(connection) = self.node.clients.lock().connections.get_mut(&self.connection) {
+        let now = self.backups.running.now();
+        if let Some(connection) = self.backups.clients.lock().connections.get_mut(&self.connection) {
             connection.serving = connection.serving.saturating_sub(1);
             connection.served = now;
         }
@@ -258,6 +259,16 @@ impl ClientSessions {
             .retain(|session, open| open.connection.is_some() || is_ours(*session));
     }
 
+    /// The sessions that a connection works under.
+    pub(crate) fn of(&self, connection: ConnectionNumber) -> Vec<SessionId> {
+        let inner = self.lock();
+        let own = inner
+            .open
+            .iter()
+            .filter(|(_, open)| open.connection == Some(connection));
+        own.map(|(session, _)| *session).collect()
+    }
+
     /// How long each session has been without progress.
     pub(crate) fn quiet(&self, now: Duration) -> Vec<(SessionId, LogIndex, Duration)> {
         let inner = self.lock();
@@ -339,13 +350,16 @@ pub(crate) struct Terms {
     pub(crate) connection: ConnectionNumber,
 }
 
-impl Node {
+impl Backups {
     /// A request of a client's connection is served for as long as the guard lives: its session makes progress.
     pub(crate) fn serving(&self, connection: ConnectionNumber) -> Serving<'_> {
         if let Some(known) = self.clients.lock().connections.get_mut(&connection) {
             known.serving += 1;
         }
-        Serving { node: self, connection }
+        Serving {
+            backups: self,
+            connection,
+        }
     }
 
     /// Opens a session for a client, under a connection.
@@ -360,7 +374,7 @@ impl Node {
         let opening = self.sessions.opening();
         let session = match self.catalog.propose_as(actor, opening.request, open).await? {
             Reply::Session(session) => session,
-            other => return Err(crate::services::unexpected(&other)),
+            other => return Err(crate::replies::unexpected(&other)),
         };
         let terms = Terms {
             ack,
@@ -419,7 +433,7 @@ impl Node {
             }
             Ok(other) => {
                 self.clients.release(session, resume.turn);
-                Err(crate::services::unexpected(&other))
+                Err(crate::replies::unexpected(&other))
             }
             // The client asks again, by the connection that it uses now.
             Err(CatalogError::Refused(moved @ Refusal::SessionMoved(_))) => {
@@ -450,7 +464,9 @@ impl Node {
             Ok(_) | Err(CatalogError::Refused(_)) => {}
             Err(_) => {
                 let (catalog, actor) = (self.catalog.clone(), actor.to_owned());
-                tokio::spawn(async move { insist(&catalog, &actor, session, command).await });
+                tasks::spawn("ending a session", async move {
+                    insist(&catalog, &actor, session, command).await
+                });
             }
         }
     }

@@ -7,7 +7,7 @@
 
 use super::sightings::{Sightings, Unheld};
 use super::{ClientSessions, SessionTimes};
-use crate::Node;
+use crate::backups::Backups;
 use pgmesh_protocol::Failure;
 use pgmesh_protocol::failure::chain;
 use pgmesh_raft::{Command, LogIndex, SessionId, SessionRecord, View};
@@ -20,7 +20,7 @@ const TICK: Duration = Duration::from_millis(500);
 /// While there is work, the leader is asked so often for a view that shows all sessions.
 const LOOK: Duration = Duration::from_secs(2);
 
-impl Node {
+impl Backups {
     /// Ends such sessions until the node stops.
     pub async fn keep_sessions(self: Arc<Self>) {
         let mut sightings = Sightings::default();

@@ -6,8 +6,9 @@ use pgmesh_raft::{Catalog, CatalogError, Command, NodeName, Reply, RequestId, Se
 use pgmesh_storage::StanzaName;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard as StdMutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 /// How long one session is shared before the next begins: chunks that are condemned meanwhile wait that long for their
 /// deletion.
@@ -134,7 +135,7 @@ impl SharedSession {
                     runtime: tokio::runtime::Handle::current(),
                 })
             }
-            other => Err(crate::services::unexpected(&other)),
+            other => Err(crate::replies::unexpected(&other)),
         }
     }
 

@@ -4,7 +4,8 @@
 //! counted, it would end all their sessions the moment that it goes on.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// More than this between two ticks was a pause of this process, and counts as this much.
 const LONGEST_STEP: Duration = Duration::from_secs(3);

@@ -8,7 +8,8 @@ use pgmesh_protocol::{
 };
 use pgmesh_raft::{Command, LogIndex, Reply, SessionId, SessionKind};
 use pgmesh_storage::Digest;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 fn open(kind: SessionKind) -> Command {
     Command::OpenSession {

@@ -13,9 +13,9 @@ use super::scenario::{
 use super::{Base, MemoryBase};
 use crate::command::{AdmitNode, Adopt, AdoptedFile, Command, NewReplica, Proposal, PushSegment};
 use crate::model::{
-    AuditRecord, BackupRecord, Branch, ChunkRecord, Debt, DebtReason, Garbage, GarbageKey, GarbageObject,
-    HistoryRecord, Lineage, LogIndex, NodeRecord, ObjectRef, Redemption, Remembered, RepositoryRecord, RequestId,
-    SegmentRecord, SessionKind, SessionRecord, StanzaRecord, TokenId, TokenRecord, TokenRole, Writer,
+    AuditRecord, BackupRecord, Branch, CertificateRecord, ChunkRecord, Debt, DebtReason, Garbage, GarbageKey,
+    GarbageObject, HistoryRecord, Lineage, LogIndex, NodeRecord, ObjectRef, Redemption, Remembered, RepositoryRecord,
+    RequestId, SegmentRecord, SessionKind, SessionRecord, StanzaRecord, TokenId, TokenRecord, TokenRole, Writer,
 };
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -62,6 +62,7 @@ fn read_all(base: &MemoryBase) {
     read::<Garbage>(base, Table::Garbage);
     read::<SessionRecord>(base, Table::Sessions);
     read::<TokenRecord>(base, Table::Tokens);
+    read::<CertificateRecord>(base, Table::Certificates);
     read::<AuditRecord>(base, Table::Audit);
     read::<Remembered>(base, Table::Requests);
 }

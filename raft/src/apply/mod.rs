@@ -8,6 +8,7 @@ mod backup;
 mod base;
 #[cfg(test)]
 mod bounds;
+pub(crate) mod certificate;
 mod chunk;
 mod garbage;
 mod mesh;
@@ -48,6 +49,7 @@ pub(crate) mod scenario;
 mod shared;
 
 pub use base::{Base, Counting, MemoryBase, Row, Rows, Snapshots};
+pub use certificate::CERTIFICATES;
 pub use txn::{Txn, Writes};
 
 use std::collections::BTreeSet;
@@ -104,7 +106,7 @@ impl<B: Base> Step<'_, '_, B> {
 
 /// The highest level of this program: see [`Levels`](crate::model::Levels). A change of any command's effect on the
 /// tables is a new level, and asks for the catalog's level first.
-pub const LEVEL: u32 = 1;
+pub const LEVEL: u32 = CERTIFICATES;
 
 /// The position that the next command will have.
 ///
@@ -437,5 +439,8 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
             expires,
         } => token::create(step, id, secret_hash, role, expires),
         Command::RedeemToken { redemption, name } => token::redeem(step, redemption, name),
+        Command::IssueCertificate(issue) => certificate::issue(step, *issue),
+        Command::NoteCertificate(note) => certificate::note(step, *note),
+        Command::RevokeCertificates(given) => certificate::revoke(step, &given),
     }
 }

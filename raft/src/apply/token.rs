@@ -2,7 +2,7 @@
 //! request needs no other memory, and another request is refused for as long as the record is kept. A token without a
 //! record is refused as well: records may be forgotten at any time without a danger.
 
-use super::{Base, Outcome, Step};
+use super::{Base, Outcome, Step, certificate};
 use crate::error::ReadError;
 use crate::key;
 use crate::limits;
@@ -29,6 +29,9 @@ pub(super) fn create<B: Base>(
         Some(known) if known == record => Ok(Reply::Done),
         Some(_) => Err(Refusal::TokenTaken(id).into()),
         None => {
+            if matches!(record.role, TokenRole::Member { .. }) {
+                certificate::need_level(step, certificate::CERTIFICATES)?;
+            }
             if let TokenRole::Node { name, replaces } = &record.role {
                 check_place(step, name, *replaces)?;
             }
@@ -80,8 +83,11 @@ fn make_room<B: Base>(step: &mut Step<'_, '_, B>) -> Outcome<()> {
 /// The token of a client or an administrator.
 pub(super) fn redeem<B: Base>(step: &mut Step<'_, '_, B>, redemption: Redemption, name: String) -> Outcome {
     let token = find(step, &redemption)?;
-    if matches!(token.role, TokenRole::Node { .. }) {
-        return Err(Refusal::TokenOfOtherRole { is_for_node: true }.into());
+    match token.role {
+        TokenRole::Admin | TokenRole::Client { .. } => {}
+        TokenRole::Node { .. } => return Err(Refusal::TokenOfOtherRole { is_for_node: true }.into()),
+        // A program of an earlier level has proposed it, which does not note the certificate.
+        TokenRole::Member { .. } => return Err(Refusal::Recheck { since: step.index }.into()),
     }
     if let Some(used) = used_before(&token, &redemption, &name)? {
         return Ok(Reply::Joined {
@@ -196,5 +202,7 @@ fn role_text(role: &TokenRole) -> String {
             let names: Vec<_> = stanzas.iter().map(ToString::to_string).collect();
             format!("a client of {}", names.join(", "))
         }
+        TokenRole::Member { role, replaces: false } => role.to_string(),
+        TokenRole::Member { role, replaces: true } => format!("{role}, in place of others of its name"),
     }
 }

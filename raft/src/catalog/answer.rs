@@ -135,7 +135,7 @@ impl Catalog {
         if unknown.is_empty() {
             return Ok(());
         }
-        tracing::warn!(entries = ?unknown, "the leader has left out entries of the log that this node leaves out, too");
+        tracing::warn!(entries = ?unknown, "the leader has skipped entries of the log; this node skips them, too");
         self.state.skip(self.way.log.skip(&unknown).await?);
         Ok(())
     }

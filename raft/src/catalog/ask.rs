@@ -47,7 +47,7 @@ impl Lead {
 impl Catalog {
     /// Asks the leader, on this node or another, for a change, stamped with the time of this node's clock. Returns when
     /// the change is applied: committed by a majority, durable, and visible in views of this node. It is tried again,
-    /// with one effect, while the leader changes or is silent, for as long as [`CatalogOptions::patience`].
+    /// with one effect, while the leader changes or is silent, for as long as `CatalogOptions::patience`.
     ///
     /// # Errors
     /// [`CatalogError::Refused`] when the catalog refuses it. After [`CatalogError::NoQuorum`] and

@@ -8,6 +8,7 @@
 //! every committed entry in its log, and remembers what the node has acknowledged to it. The node may not know this
 //! leader: the voters may have changed while the node was down. So it asks a leader that reaches it, too.
 
+use pgmesh_runtime::tasks;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -154,7 +155,7 @@ pub(super) async fn run(way: Way, clearance: Arc<Clearance>, admitted: BTreeMap<
     let mut asking = JoinSet::new();
     let question = |peer, address| ask(way.clone(), peer, address, Arc::clone(&clearance), sender.clone());
     for (peer, address) in &group.others {
-        asking.spawn(question(*peer, address.clone()));
+        asking.spawn(tasks::named("asking a node", question(*peer, address.clone())));
     }
     let mut asked = group.others.clone();
     let mut answers = BTreeMap::new();
@@ -166,9 +167,13 @@ pub(super) async fn run(way: Way, clearance: Arc<Clearance>, admitted: BTreeMap<
         for (peer, address) in clearance.take_leaders() {
             let is_new = !address.is_empty() && asked.get(&peer) != Some(&address);
             if is_new && asking.len() < ASKED_AT_MOST {
-                tracing::info!(node = peer, %address, "the leader that has reached this node is asked, too");
+                tracing::info!(
+                    node = peer,
+                    %address,
+                    "this node also asks the leader that has contacted it which entries it had acknowledged"
+                );
                 asked.insert(peer, address.clone());
-                asking.spawn(question(peer, address));
+                asking.spawn(tasks::named("asking a node", question(peer, address)));
             }
         }
         if clearance.is_asking() {
@@ -182,7 +187,8 @@ pub(super) async fn run(way: Way, clearance: Arc<Clearance>, admitted: BTreeMap<
                     if !take_part(&way, &clearance, &answers).await {
                         return;
                     }
-                    tracing::info!(after = ?began.elapsed(), asked = answers.len(), "this node takes part");
+                    let (after, asked) = (began.elapsed(), answers.len());
+                    tracing::info!(?after, asked, "this node takes part in consensus");
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! Work that is done for many at the price of one: requests that come in while earlier work is on its way go together.
 
+use pgmesh_runtime::tasks;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -50,7 +51,7 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
         F: Future<Output = Result<Vec<R>, Setback>> + Send + 'static,
     {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        tokio::spawn(run(limits, waiting, work));
+        tasks::spawn("batching", run(limits, waiting, work));
         Self { queue }
     }
 
@@ -108,7 +109,7 @@ where
         let (requests, answers): (Vec<_>, Vec<_>) =
             group.into_iter().map(|member| (member.request, member.answer)).unzip();
         let work = work(requests);
-        tokio::spawn(async move {
+        tasks::spawn("carrying out a batch", async move {
             let done = work.await;
             drop(place);
             answer(done, answers);

@@ -127,7 +127,7 @@ impl Clearance {
             }
             tracing::error!(
                 node = self.node_id,
-                "this node lacks entries that it has acknowledged, and does not take part: {shortfall}"
+                "this node's log lacks entries that it has acknowledged; it takes no part in consensus: {shortfall}"
             );
             *standing = Standing::Behind(shortfall);
             true
@@ -159,8 +159,12 @@ impl Clearance {
             (Standing::Cleared, _)
             | (_, PeerMessage::WhatOfMe(_))
             | (Standing::Asking { .. }, PeerMessage::Propose(_) | PeerMessage::ReadIndex) => Ok(()),
-            (Standing::Asking { .. }, _) => Err("it has started and asks the others what they know of it".to_owned()),
-            (Standing::Behind(shortfall), _) => Err(format!("it lacks entries that it has acknowledged: {shortfall}")),
+            (Standing::Asking { .. }, _) => {
+                Err("it has just started and is asking the other nodes which entries it had acknowledged".to_owned())
+            }
+            (Standing::Behind(shortfall), _) => {
+                Err(format!("its log lacks entries that it has acknowledged: {shortfall}"))
+            }
         }
     }
 
@@ -177,7 +181,11 @@ impl Clearance {
         let news = Some((vote, entry));
         let before = std::mem::replace(&mut *lock(&self.contradiction), news);
         if before != news {
-            tracing::error!(node = vote.leader_id.node_id, %entry, "the leader has lost an entry that was committed, and is not followed");
+            tracing::error!(
+                node = vote.leader_id.node_id,
+                %entry,
+                "the leader has lost a committed entry; this node does not follow it"
+            );
         }
     }
 
@@ -197,7 +205,7 @@ impl Clearance {
             tracing::error!(
                 node = node_id,
                 index,
-                "a node has another catalog than this one, and is not worked with"
+                "this node and another one do not work together: their catalogs differ after a log entry"
             );
         }
     }
@@ -252,7 +260,8 @@ impl Clearance {
                 if !behind.contains_key(&node_id) {
                     tracing::error!(
                         node = node_id,
-                        "another node lacks entries that it has acknowledged, and does not take part: {shortfall}"
+                        "another node's log lacks entries that it has acknowledged; it takes no part in consensus: \
+                         {shortfall}"
                     );
                 }
                 behind.insert(node_id, (shortfall, Instant::now()));

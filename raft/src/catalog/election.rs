@@ -6,6 +6,7 @@
 //! theirs, and stands only if a majority says so. These answers decide nothing, the election itself does; they only
 //! keep useless elections away.
 
+use pgmesh_runtime::random;
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -138,7 +139,9 @@ pub(super) async fn run(way: Way, signs: Signs, clearance: Arc<Clearance>, optio
             (ServerState::Shutdown, _) => return,
             (ServerState::Leader, _) => {
                 match (led, signs.has_majority()) {
-                    (true, false) => tracing::warn!("this node leads no more: no majority of the voters answers"),
+                    (true, false) => {
+                        tracing::warn!("this node is no longer the leader: no majority of the voters answers")
+                    }
                     (false, true) => tracing::info!("this node leads again: a majority of the voters answers"),
                     _ => {}
                 }
@@ -241,6 +244,6 @@ pub(super) fn last_log(way: &Way) -> Option<LogId<u64>> {
 fn drawn(base: Duration) -> Duration {
     let mut bytes = [0; 2];
     // Without randomness elections may take longer.
-    let _ = getrandom::fill(&mut bytes);
+    let _ = random::fill(&mut bytes);
     base + base.mul_f64(f64::from(u16::from_le_bytes(bytes)) / f64::from(u16::MAX) / 2.0)
 }

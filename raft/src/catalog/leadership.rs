@@ -1,6 +1,7 @@
 //! The leader, as this node sees it.
 
 use openraft::{Raft, ServerState};
+use pgmesh_runtime::tasks;
 use tokio::sync::watch;
 
 use crate::consensus::TypeConfig;
@@ -9,7 +10,7 @@ use crate::consensus::TypeConfig;
 pub(super) fn watch_leader(node_id: u64, raft: &Raft<TypeConfig>) -> watch::Receiver<Option<u64>> {
     let mut metrics = raft.server_metrics();
     let (sender, leader) = watch::channel(known_leader(&metrics.borrow_and_update(), node_id));
-    tokio::spawn(async move {
+    tasks::spawn("watching the leader", async move {
         let mut term = 0;
         loop {
             let (new, new_term, is_learner) = {

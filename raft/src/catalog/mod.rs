@@ -16,6 +16,7 @@ mod regroup;
 pub use self::ask::Lead;
 pub use self::regroup::Regrouped;
 
+use pgmesh_runtime::tasks;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -242,14 +243,18 @@ impl Catalog {
             .filter(|(_, record)| record.is_member());
         let admitted = nodes.filter_map(|(_, record)| Some((record.node_id, record.advertise.into_iter().next()?)));
         let admitted: BTreeMap<u64, String> = admitted.collect();
-        tokio::spawn(asking::run(
-            way.clone(),
-            Arc::clone(&clearance),
-            admitted,
-            Arc::downgrade(&alive),
-        ));
-        tokio::spawn(asking::stop_when_behind(way.raft.clone(), clearance.standing()));
-        tokio::spawn(log.keep_ledger(way.raft.clone(), Arc::downgrade(&alive)));
+        tasks::spawn(
+            "asking the group",
+            asking::run(way.clone(), Arc::clone(&clearance), admitted, Arc::downgrade(&alive)),
+        );
+        tasks::spawn(
+            "stopping when behind",
+            asking::stop_when_behind(way.raft.clone(), clearance.standing()),
+        );
+        tasks::spawn(
+            "keeping the ledger",
+            log.keep_ledger(way.raft.clone(), Arc::downgrade(&alive)),
+        );
         let elections = election::run(
             way.clone(),
             signs.clone(),
@@ -257,7 +262,7 @@ impl Catalog {
             options.clone(),
             Arc::downgrade(&alive),
         );
-        tokio::spawn(elections);
+        tasks::spawn("elections", elections);
         Ok(Self {
             node_id,
             clock: options.clock,

@@ -2,6 +2,7 @@
 
 mod audit;
 mod backup;
+mod certificate;
 mod chunk;
 mod debt;
 mod fence;
@@ -20,6 +21,7 @@ mod withdrawn;
 
 pub use audit::AuditRecord;
 pub use backup::BackupRecord;
+pub use certificate::{CertificateRecord, CertificateRole, Revocation, short_key};
 pub use chunk::{ChunkRecord, ChunkState};
 pub use debt::{CondemnedChunk, Debt, DebtReason, Garbage, GarbageKey, GarbageObject, Lost, RepositoryCounters};
 pub use fence::{Judgement, Known};

@@ -5,7 +5,7 @@ use std::fmt;
 use pgmesh_storage::StanzaName;
 use serde::{Deserialize, Serialize};
 
-use super::NodeName;
+use super::{CertificateRole, NodeName};
 
 /// A token's identifier, as it stands in the token's text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -33,6 +33,13 @@ pub enum TokenRole {
     Client {
         /// The stanzas.
         stanzas: Vec<StanzaName>,
+    },
+    /// A member that the catalog notes the certificate of.
+    Member {
+        /// What it may do.
+        role: CertificateRole,
+        /// Whether other certificates of its name are revoked. Without it the name must be free.
+        replaces: bool,
     },
 }
 

@@ -2,7 +2,8 @@
 //! Run it with `cargo nextest run --release -E 'test(costs_of_a_large_catalog)' --run-ignored=only --no-capture`.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use openraft::storage::RaftStateMachine;
 use openraft::{CommittedLeaderId, Entry, EntryPayload, LogId, RaftSnapshotBuilder};

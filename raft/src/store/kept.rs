@@ -60,7 +60,7 @@ impl Drop for Kept {
         if self.is_retired.load(Ordering::Acquire)
             && let Err(error) = remove_folder(&self.folder)
         {
-            tracing::warn!(%error, "a replaced snapshot stays until the next start");
+            tracing::warn!(%error, "a replaced snapshot could not be deleted; the next start deletes it");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Raft's log on RocksDB.
 
 use pgmesh_protocol::EntryId;
+use pgmesh_runtime::tasks;
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
@@ -192,7 +193,7 @@ impl LogStore {
                 .run(move |inner| inner.write_with_ledger(empty, is_due, |_| {}))
                 .await;
             if let Err(error) = saved {
-                tracing::warn!(%error, "what followers have acknowledged could not be written");
+                tracing::warn!(%error, "the entries that followers have acknowledged could not be recorded");
             }
         }
     }
@@ -302,7 +303,7 @@ impl LogStore {
         work: impl FnOnce(&Inner) -> Result<T, CatalogError> + Send + 'static,
     ) -> Result<T, CatalogError> {
         let inner = Arc::clone(&self.inner);
-        match tokio::task::spawn_blocking(move || work(&inner)).await {
+        match tasks::blocking("the log store", move || work(&inner)).await {
             Ok(result) => result,
             Err(error) => Err(CatalogError::Stopped(error.to_string())),
         }

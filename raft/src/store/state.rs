@@ -1,11 +1,11 @@
 //! Raft's state machine: the tables, and snapshots of them.
 
+use pgmesh_runtime::{clock, tasks};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
-use std::time::SystemTime;
 
 use openraft::storage::{RaftStateMachine, Snapshot};
 use openraft::{
@@ -183,7 +183,7 @@ impl StateStore {
         tokio::select! {
             () = self.wait_until_applied(entry) => Ok(()),
             _ = broken.wait_for(|is_broken| *is_broken) => Err(CatalogError::Stopped(
-                "the state takes nothing any more".to_owned(),
+                "the catalog's tables take no more writes after an earlier error".to_owned(),
             )),
         }
     }
@@ -226,7 +226,7 @@ impl StateStore {
         work: impl FnOnce(&Inner) -> Result<T, CatalogError> + Send + 'static,
     ) -> Result<T, CatalogError> {
         let inner = Arc::clone(&self.inner);
-        match tokio::task::spawn_blocking(move || work(&inner)).await {
+        match tasks::blocking("the state store", move || work(&inner)).await {
             Ok(result) => result,
             Err(error) => Err(CatalogError::Stopped(error.to_string())),
         }
@@ -430,7 +430,7 @@ impl Inner {
         match entry.payload {
             EntryPayload::Blank => Ok(Outcomes(Vec::new())),
             EntryPayload::Normal(batch) if self.is_skipped(&id) => {
-                tracing::warn!(entry = %id, "an entry of the log is left out, as --skip-entry says");
+                tracing::warn!(entry = %id, "an entry of the log is skipped, because of --skip-entry");
                 let outcomes = skipped::leave_out(txn, id, &batch)?;
                 raft.skipped.push(id);
                 Ok(outcomes)
@@ -548,8 +548,7 @@ impl Inner {
 fn snapshot_meta(state: &RaftState) -> Meta {
     let index = state.last_applied.map_or(0, |id| id.index);
     // Two snapshots of one state are different files: parts of them must not be mixed.
-    let made = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let made = made.map_or(0, |elapsed| elapsed.as_nanos());
+    let made = clock::since_epoch().as_nanos();
     SnapshotMeta {
         last_log_id: state.last_applied,
         last_membership: state.membership.clone(),

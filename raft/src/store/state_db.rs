@@ -103,7 +103,7 @@ impl Drop for RetiredFolder {
         if self.is_retired.load(Ordering::Acquire)
             && let Err(error) = remove_folder(&self.path)
         {
-            tracing::warn!(%error, "a replaced state database stays until the next start");
+            tracing::warn!(%error, "a replaced state database could not be deleted; the next start deletes it");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A snapshot, as openraft sends and receives it.
 
+use pgmesh_runtime::tasks;
 use std::fs::File;
 use std::io::{self, SeekFrom};
 use std::pin::Pin;
@@ -38,7 +39,7 @@ enum State {
 async fn pack(kept: Arc<Kept>) -> (Arc<Packed>, File) {
     loop {
         let packing = kept.clone();
-        match tokio::task::spawn_blocking(move || packing.packed()).await {
+        match tasks::blocking("packing a snapshot", move || packing.packed()).await {
             Ok(Ok(packed)) => return packed,
             Ok(Err(error)) => {
                 tracing::error!(%error, "the snapshot cannot be packed for a node that needs it; it is tried again");
@@ -79,7 +80,7 @@ impl SnapshotStream {
     fn poll_file(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Pin<&mut tokio::fs::File>>> {
         if let State::Kept(kept) = &self.state {
             let mut packing = JoinSet::new();
-            packing.spawn(pack(kept.clone()));
+            packing.spawn(tasks::named("packing a snapshot", pack(kept.clone())));
             self.state = State::Packing(packing);
         }
         if let State::Packing(packing) = &mut self.state {

@@ -71,7 +71,7 @@ pub enum EnvelopeError {
         known: u8,
     },
     /// A field of the header has a value that it cannot have in this repository.
-    #[error("its header's {field} is {value}, which cannot be")]
+    #[error("its header is invalid: {field} is {value}")]
     Header {
         /// The field.
         field: &'static str,
@@ -79,7 +79,7 @@ pub enum EnvelopeError {
         value: u64,
     },
     /// The repository has no key of this epoch.
-    #[error("it was written with key epoch {epoch}, of which there is no key")]
+    #[error("it was written with key epoch {epoch}, and the repository has no key of that epoch")]
     Epoch {
         /// The epoch.
         epoch: u32,

@@ -158,7 +158,9 @@ struct WrappingKeys {
 impl WrappingKeys {
     fn derive(passphrase: &Passphrase, derivation: &KeyDerivation) -> Result<Self, KeyError> {
         if derivation.memory_kib > MAX_MEMORY_KIB || derivation.passes > MAX_PASSES || derivation.lanes > MAX_LANES {
-            return Err(malformed("its key derivation asks for too much"));
+            return Err(malformed(
+                "its key derivation needs more memory or rounds than this program allows",
+            ));
         }
         let parameters = Params::new(derivation.memory_kib, derivation.passes, derivation.lanes, Some(32))
             .map_err(KeyError::Derivation)?;

@@ -73,7 +73,7 @@ pub enum EntryKind {
 
 /// An entry that a restore must not write.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("the entry {path:?} cannot be: {what}")]
+#[error("the entry {path:?} is invalid: {what}")]
 pub struct InvalidEntry {
     /// The entry's path.
     pub path: String,
@@ -93,7 +93,7 @@ impl FileEntry {
             EntryKind::Directory | EntryKind::Link { .. } => Ok(()),
             EntryKind::File { size, extents, .. } => {
                 if self.fingerprints.as_ref().is_some_and(|found| !found.is_plausible()) {
-                    return Err(invalid("its fingerprints are not whole"));
+                    return Err(invalid("its fingerprints are incomplete"));
                 }
                 if extents.iter().any(|extent| extent.length == 0) {
                     return Err(invalid("one of its extents is empty"));
@@ -127,7 +127,8 @@ impl FileEntry {
             EntryKind::Link { destination } => {
                 let fits =
                     !destination.is_empty() && destination.len() <= MAX_PATH_LENGTH && !destination.contains('\0');
-                fits.then_some(()).ok_or_else(|| invalid("its destination is no path"))
+                fits.then_some(())
+                    .ok_or_else(|| invalid("the destination of its link is not a valid path"))
             }
             EntryKind::File { .. } => Ok(()),
         }

@@ -75,7 +75,7 @@ impl FingerprintSeed {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum FingerprintError {
     /// The length is no multiple of a record's length.
-    #[error("fingerprints of {0} bytes are not whole")]
+    #[error("{0} bytes are not a whole number of fingerprints")]
     Length(usize),
     /// The pages of a patch do not ascend, or lie past the file's end.
     #[error("the fingerprint of page {0} is out of order")]

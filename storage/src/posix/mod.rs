@@ -11,6 +11,7 @@ mod directories;
 mod root;
 mod staged;
 
+use pgmesh_runtime::tasks;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -225,7 +226,7 @@ impl ObjectStore for PosixStore {
         }
         let inner = Arc::clone(&self.inner);
         let location = location.clone();
-        tokio::task::spawn_blocking(move || inner.put(&location, &payload)).await?
+        tasks::blocking("writing a file", move || inner.put(&location, &payload)).await?
     }
 
     async fn put_multipart_opts(

@@ -47,7 +47,7 @@ impl Root {
         // An error kind that no caller takes for "no such object".
         let gone = |why| Err(failed(action, &self.path)(io::Error::other(why)));
         if self.is_gone.load(Ordering::Acquire) {
-            return gone("it was away, and the repository must be opened again");
+            return gone("the directory was missing for a time, so the repository must be opened and checked again");
         }
         match fs::metadata(&self.path) {
             Ok(metadata) if self.opened == (metadata.dev(), metadata.ino()) => Ok(()),

@@ -6,6 +6,7 @@ mod marks;
 mod open;
 mod parts;
 
+use pgmesh_runtime::tasks;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
@@ -497,7 +498,7 @@ async fn blocking<T: Send + 'static>(
     path: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, StoreError> {
-    match tokio::task::spawn_blocking(work).await {
+    match tasks::blocking("work on an object", work).await {
         Ok(value) => Ok(value),
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),

@@ -1,7 +1,8 @@
 //! Tries step by step whether a directory or bucket can hold a repository, beside the repository's own objects.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -214,8 +215,8 @@ impl Checks<'_> {
             Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => None,
             Err(error) => return Err(words("writing again", "one/object", error)),
             Ok(()) => Some(
-                "the server ignores conditional writes without saying so; pgmesh asks for each object before it writes \
-                 one, and names carry digests, so that nothing is lost"
+                "the server silently ignores conditional writes; pgmesh checks whether an object exists before it \
+                 writes it, and names contain digests, so nothing is lost"
                     .to_owned(),
             ),
         };
@@ -247,12 +248,12 @@ impl Checks<'_> {
             .map_err(|error| words("reading", "one/contended", error))?;
         let whole = (0..WRITERS).find(|writer| found == pattern(50_000, 10 + *writer as u64));
         match (whole, winners.as_slice()) {
-            (None, _) => Err("the object is a mixture of what several have written".to_owned()),
+            (None, _) => Err("the object mixes bytes of several writers".to_owned()),
             (Some(writer), [winner]) if writer == *winner => Ok(None),
-            (Some(_), []) => Err("nobody was told that the object was written, and it is there".to_owned()),
-            (Some(_), [_]) => Err("the object is not that of the writer who was told to have won".to_owned()),
+            (Some(_), []) => Err("no writer got a confirmation, and yet the object exists".to_owned()),
+            (Some(_), [_]) => Err("the object is not the content of the writer that got the confirmation".to_owned()),
             (Some(_), many) => Ok(Some(format!(
-                "{} of {WRITERS} writers were told that they had written it",
+                "{} of {WRITERS} writers of one object got a confirmation; only one may",
                 many.len()
             ))),
         }
@@ -273,7 +274,9 @@ impl Checks<'_> {
             let got = self.objects.get_opts(&path, options).await.map_err(failed)?;
             let found = got.bytes().await.map_err(failed)?;
             if found != whole.slice(start..end) {
-                return Err(format!("bytes {start} to {end} are not those of the whole object"));
+                return Err(format!(
+                    "bytes {start} to {end} differ from the same bytes of the whole object"
+                ));
             }
         }
         Ok(None)
@@ -327,7 +330,7 @@ impl Checks<'_> {
         match self.get("one/absent").await {
             Err(Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(words("reading", "one/absent", error)),
-            Ok(_) => Err("an object is read that was never written".to_owned()),
+            Ok(_) => Err("the server returned an object that was never written".to_owned()),
         }
     }
 
@@ -386,7 +389,7 @@ fn same(found: &Bytes, expected: &Bytes) -> Verdict {
     match found == expected {
         true => Ok(None),
         false => Err(format!(
-            "{} bytes are read that are not the {} written",
+            "{} bytes were read, and they are not the {} bytes that were written",
             found.len(),
             expected.len()
         )),

@@ -6,6 +6,7 @@ mod kind;
 mod secrets;
 mod settings;
 
+use pgmesh_runtime::tasks;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -99,7 +100,7 @@ impl Store {
             return true;
         };
         // Without an answer, the runtime is shutting down.
-        tokio::task::spawn_blocking(move || posix.is_in_place())
+        tasks::blocking("looking for a directory", move || posix.is_in_place())
             .await
             .unwrap_or(true)
     }
@@ -112,7 +113,7 @@ impl Store {
         let Some(posix) = self.posix.clone() else {
             return Ok(0);
         };
-        match tokio::task::spawn_blocking(move || posix.remove_leftovers()).await {
+        match tasks::blocking("removing leftovers", move || posix.remove_leftovers()).await {
             Ok(removed) => removed,
             // The runtime is shutting down.
             Err(_) => Ok(0),
@@ -126,7 +127,7 @@ fn directory(settings: &StoreSettings) -> Result<&Path, StoreError> {
         None | Some("none") => Ok(Path::new(settings.path())),
         Some(_) => Err(StoreError::Unusable {
             what: "object-lock".to_owned(),
-            source: "a directory has none: whoever may write there may delete".into(),
+            source: "a directory has no object lock: every process that may write there may delete, too".into(),
         }),
     }
 }

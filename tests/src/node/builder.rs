@@ -205,6 +205,7 @@ impl<'a> NodeBuilder<'a> {
             port,
             repositories: self.repositories,
             level: None,
+            panicking: None,
             process: None,
         };
         node.account.write(&node.configuration, &node.settings);

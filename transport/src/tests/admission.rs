@@ -31,11 +31,11 @@ async fn each_role_is_seen_as_what_it_is() {
             panic!("{:?}", session.peer())
         };
         assert_eq!(**member, *identity.member());
-        assert!(session.peer().may_use(&"main".parse().unwrap()));
+        assert!(session.peer().may_see(&"main".parse().unwrap()));
         assert_eq!(session.peer().is_node(), role == Role::Node);
         assert_eq!(session.peer().is_admin(), role == Role::Admin);
         let foreign = "other".parse().unwrap();
-        assert_eq!(session.peer().may_use(&foreign), !matches!(role, Role::Client { .. }));
+        assert_eq!(session.peer().may_see(&foreign), !matches!(role, Role::Client { .. }));
     }
 }
 
@@ -69,7 +69,7 @@ async fn who_comes_to_join_is_nobody_yet() {
     assert_eq!(connection.shown_ca_der(), Some(mesh.ca.certificate_der()));
     let session = arrivals.recv().await.unwrap().unwrap();
     assert_eq!(*session.peer(), Peer::Joining);
-    assert!(!session.peer().may_use(&"main".parse().unwrap()));
+    assert!(!session.peer().may_see(&"main".parse().unwrap()));
     assert!(!session.peer().is_admin());
     // An administrator's certificate gives a joining client no more rights.
     let admin = mesh.identity(&Role::Admin, "root");

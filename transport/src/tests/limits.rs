@@ -9,7 +9,7 @@ use tokio::{task::JoinSet, time::timeout};
 use super::support::{Mesh, Wire, listen, pair, raw_connect};
 use crate::{
     ConnectError, EstablishError, JoinClient, Server, StreamCode,
-    tuning::{HANDSHAKE_LIMIT, MAX_HANDSHAKES, MAX_STREAMS, UNAUTHENTICATED_WINDOW},
+    tuning::{HANDSHAKE_LIMIT, MAX_HANDSHAKES, MAX_STREAMS, TOKEN_LIMIT, UNAUTHENTICATED_WINDOW},
 };
 
 /// Long enough for all packets over loopback to have arrived.
@@ -133,4 +133,28 @@ async fn a_crowd_has_to_prove_its_address_and_then_to_wait() {
     });
     result.unwrap();
     incoming.unwrap();
+}
+
+/// 60 connections without a certificate kept every join out for half a minute.
+#[tokio::test]
+async fn connections_that_show_no_token_keep_nobody_from_joining() {
+    let mesh = Mesh::new();
+    let (address, mut arrivals) = listen(&mesh.node());
+    let dial = || JoinClient::connect(&address, mesh.ca.fingerprint());
+    let (mut idle, mut sessions) = (Vec::new(), Vec::new());
+    for _ in 0..60 {
+        idle.push(dial().await.unwrap());
+        sessions.push(arrivals.recv().await.unwrap().unwrap());
+    }
+    let joins = dial().await.unwrap();
+    let session = arrivals.recv().await.unwrap().unwrap();
+    session.join_place().unwrap().has_token();
+    // More of them do not push it out, and all of them go by themselves.
+    for _ in 0..40 {
+        idle.push(dial().await.unwrap());
+        sessions.push(arrivals.recv().await.unwrap().unwrap());
+    }
+    tokio::time::sleep(TOKEN_LIMIT + Duration::from_secs(1)).await;
+    assert!(idle.iter().all(|connection| connection.lost().is_some()));
+    assert!(joins.lost().is_none(), "{:?}", joins.lost());
 }

@@ -1,10 +1,12 @@
 //! The report of `check`: its observations, its verdict, and its output. Pure.
 
-use crate::commands::info::{HOLES_REMEDY, debt, health, stanza_holes, troubles};
+use crate::commands::info::{HOLES_REMEDY, debt, describe_worker, health, stanza_holes, troubles, worker};
 use crate::output::timestamp;
 use pgmesh_client::pg::{Archiver, ArchiverState};
 use pgmesh_postgres::{SegmentName, SystemId};
-use pgmesh_protocol::{ExitCode, Failure, HealthInfo, MeshInfo, RepositoryInfo, SegmentPresence, StanzaHoles};
+use pgmesh_protocol::{
+    ExitCode, Failure, HealthInfo, MeshInfo, RepositoryInfo, SegmentPresence, StanzaHoles, WorkerAlarm,
+};
 use pgmesh_storage::{ArchiveId, StanzaName};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -24,6 +26,8 @@ pub struct Report {
     repositories: Vec<RepositoryInfo>,
     /// The WAL that is missing from the stanza.
     holes: Option<StanzaHoles>,
+    /// Background workers of nodes that have ended unexpectedly.
+    workers: Vec<WorkerAlarm>,
     cluster: Option<(SystemId, ArchiveId)>,
     /// Why no segment was switched.
     unswitched: Option<&'static str>,
@@ -52,6 +56,7 @@ impl Report {
             clock: None,
             repositories: Vec::new(),
             holes: None,
+            workers: Vec::new(),
             cluster: None,
             unswitched: None,
             segment: None,
@@ -64,6 +69,7 @@ impl Report {
     pub fn saw_mesh(&mut self, info: &MeshInfo, asked: i64, answered: i64) {
         self.node = Some(info.node.clone());
         self.repositories.clone_from(&info.repositories);
+        self.workers.clone_from(&info.workers);
         let mut holes = info.holes.stanzas.iter();
         self.holes = holes.find(|holes| holes.stanza == self.stanza.as_str()).cloned();
         self.clock = clock_difference(info.clock, asked, answered);
@@ -109,7 +115,13 @@ impl Report {
             .into_iter()
             .chain(self.repositories.iter().flat_map(of))
             .chain(holes)
+            .chain(self.worker_lines())
             .collect()
+    }
+
+    fn worker_lines(&self) -> impl Iterator<Item = String> {
+        let line = |alarm: &WorkerAlarm| format!("node {}: {}", alarm.node, describe_worker(alarm));
+        self.workers.iter().map(line)
     }
 
     /// Whether archiving works, into every repository.
@@ -153,8 +165,8 @@ impl Report {
             None => format!("not every repository can be used: {names}"),
         };
         let remedy = format!(
-            "archiving goes on where archive-ack repositories are up; bring {names} back, and what is owed there is made \
-             up by itself"
+            "archiving continues while archive-ack repositories are up; bring {names} back: the mesh then copies the \
+             missing objects there by itself"
         );
         Err(Failure::new(ExitCode::RepoInvalid, what)
             .because(self.states(&concerned))
@@ -217,7 +229,7 @@ impl Report {
             Some((false, waiting)) => format!(
                 "PostgreSQL knows of no failure of archive_command: it is slow, or archives to another stanza; {waiting}"
             ),
-            None => "PostgreSQL's archiver was not looked at".to_owned(),
+            None => "PostgreSQL's archiver was not examined".to_owned(),
         };
         let away: BTreeSet<u16> = self
             .repositories
@@ -290,6 +302,7 @@ impl Report {
         for line in self.holes.iter().flat_map(|holes| holes.sentences(timestamp)) {
             add(format!("wal: {line}"));
         }
+        self.worker_lines().for_each(&mut add);
         lines.join("\n")
     }
 
@@ -322,6 +335,7 @@ impl Report {
             "archiver": self.archiver.as_ref().map(|(archiver, at)| archiver_json(archiver, *at)),
             "repo": self.repositories.iter().map(repository).collect::<Value>(),
             "wal-holes": self.holes.as_ref().map(stanza_holes),
+            "workers": self.workers.iter().map(worker).collect::<Value>(),
         })
     }
 }

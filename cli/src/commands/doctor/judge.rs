@@ -7,7 +7,7 @@ use super::check::{Check, OTHER};
 use super::sessions::sessions;
 use crate::commands::info::{
     HOLES_REMEDY, costs, describe_holes, describe_kept, describe_lost, describe_stuck, describe_troubles,
-    describe_uncompared, lost_remedy,
+    describe_uncompared, describe_worker, lost_remedy,
 };
 use crate::commands::status::words::{role, round_trip, unopened};
 use crate::output::{size, timestamp};
@@ -66,7 +66,7 @@ impl Default for Seen {
             warnings: Vec::new(),
             archive_ack: None,
             program: String::new(),
-            identity: Err(Failure::new(ExitCode::Crypto, "the identity was not looked at")),
+            identity: Err(Failure::new(ExitCode::Crypto, "the identity was not examined")),
             archivers: Vec::new(),
             probes: Vec::new(),
             status: None,
@@ -94,6 +94,7 @@ pub fn judge(seen: &Seen) -> Vec<Check> {
             checks.push(losses(status));
             checks.extend(uncompared(status));
             checks.extend(stuck_archivers(status));
+            checks.extend(workers(status));
             checks.push(holes(status));
             checks.extend(sessions(seen.answered, status));
         }
@@ -104,7 +105,7 @@ pub fn judge(seen: &Seen) -> Vec<Check> {
 
 fn configuration(seen: &Seen) -> Check {
     match seen.warnings.as_slice() {
-        [] => Check::ok("configuration", "read, nothing to complain of"),
+        [] => Check::ok("configuration", "read, no problems"),
         warnings => Check::warn("configuration", warnings.join("; "), "correct the lines that are named"),
     }
 }
@@ -157,8 +158,8 @@ fn reachable(probed: &Probed) -> Check {
             subject,
             ExitCode::HostConnect,
             format!("not reached: {why}"),
-            "see that 'pgmesh node start' runs there and that UDP passes; mesh-route says how to reach a node that is behind \
-             address translation; 'pgmesh node remove' forgets one that is gone for good",
+            "check that 'pgmesh node start' runs there and that UDP passes; mesh-route says how to reach a node that \
+             is behind address translation; 'pgmesh node remove' removes a node that is gone for good",
         ),
     }
 }
@@ -172,8 +173,8 @@ fn not_asked(failure: &Failure) -> Check {
         );
     }
     let next = match failure.code {
-        ExitCode::HostConnect => "see to the nodes that are not reached first",
-        _ => "see that all nodes run the same version of pgmesh, and what the log of the one that answered says",
+        ExitCode::HostConnect => "first make the nodes reachable that do not answer",
+        _ => "run the same version of pgmesh on all nodes, and read the log of the node that answered",
     };
     let remedy = failure.remedy.clone().unwrap_or_else(|| next.to_owned());
     Check::fail("mesh", failure.code, failure.to_string(), remedy)
@@ -261,7 +262,7 @@ fn node(seen: &Seen, status: &MeshStatus, info: &NodeInfo, own: &Result<NodeStat
         Ok(own) => own,
         Err(why) => {
             let found = format!("node {} does not reach it: {why}", status.node);
-            let remedy = "see that it runs; 'pgmesh node remove' forgets one that is gone for good";
+            let remedy = "check that it runs; 'pgmesh node remove' removes a node that is gone for good";
             return vec![Check::fail(subject, ExitCode::HostConnect, found, remedy)];
         }
     };
@@ -296,14 +297,14 @@ fn caught_up(subject: &str, status: &MeshStatus, info: &NodeInfo, own: &NodeStat
             subject,
             OTHER,
             trouble.clone(),
-            "if it has just started, wait; else see to the nodes and the disk that are named",
+            "if the node has just started, wait; else check the nodes and the disk that the text names",
         );
     }
     let told = status.nodes.iter().filter_map(|(_, own)| own.as_ref().ok());
     let newest = told.filter_map(|own| own.last_applied).max().unwrap_or_default();
     let lag = newest.saturating_sub(own.last_applied.unwrap_or_default());
     if info.role == NodeRole::Joining {
-        let found = "admitted, and not in the group yet";
+        let found = "admitted, but not in the Raft group yet";
         return Check::warn(subject, found, "start it: it fetches the catalog by itself");
     }
     if lag > LAG {
@@ -311,7 +312,7 @@ fn caught_up(subject: &str, status: &MeshStatus, info: &NodeInfo, own: &NodeStat
         return Check::warn(
             subject,
             found,
-            "wait; if the lag grows, look at its disk and the way to it",
+            "wait; if the lag grows, check the node's disk and the network to it",
         );
     }
     Check::ok(
@@ -344,8 +345,8 @@ fn began_anew(info: &NodeInfo, kept: &str) -> Check {
         format!(
             "it lacked entries that it had acknowledged, and began anew with an empty catalog; the old one is kept in {kept}"
         ),
-        "find out whether an old copy of its data directory was put back or its disk does not keep what it confirms, then \
-         remove the old catalog",
+        "find out whether an old copy of its data directory was put back, or whether its disk loses confirmed writes; \
+         then remove the old catalog",
     )
 }
 
@@ -376,8 +377,8 @@ fn repositories(seen: &Seen, status: &MeshStatus) -> Vec<Check> {
                 ExitCode::RepoInvalid,
                 troubles,
                 format!(
-                    "bring its storage back, or mend its credentials ('pgmesh --repo={} repo-check' on its node tries it step by step); \
-                     what it owes is made up by itself",
+                    "bring its storage back, or correct its credentials ('pgmesh --repo={} repo-check' on its node \
+                     tries it step by step); the mesh then pays its debt by itself",
                     repository.key
                 ),
             ),
@@ -419,6 +420,20 @@ fn stuck_archivers(status: &MeshStatus) -> Vec<Check> {
     checks.collect()
 }
 
+/// Background workers that have ended unexpectedly: an error in pgmesh, which a restart of the worker may have healed.
+fn workers(status: &MeshStatus) -> Vec<Check> {
+    let remedy = "report it with the node's log; it stands here until the node is restarted";
+    let checks = status.worker_alarms().map(|alarm| {
+        let subject = format!("workers of {}", alarm.node);
+        if alarm.is_running {
+            Check::warn(subject, describe_worker(alarm), remedy)
+        } else {
+            Check::fail(subject, OTHER, describe_worker(alarm), remedy)
+        }
+    });
+    checks.collect()
+}
+
 /// Objects that no repair can make.
 fn losses(status: &MeshStatus) -> Check {
     let subject = "lost objects";
@@ -427,19 +442,19 @@ fn losses(status: &MeshStatus) -> Check {
     lost.uncompared.clear();
     let found = describe_lost(&lost).join("; ");
     if found.is_empty() {
-        return Check::ok(subject, "none: everything that is known has a good copy");
+        return Check::ok(subject, "none: every object of the catalog has a good copy");
     }
     if costs(&status.lost) {
         return Check::fail(subject, ExitCode::FileMissing, found, lost_remedy(&status.lost));
     }
-    Check::warn(subject, found, "nothing: they are forgotten with the next sweep")
+    Check::warn(subject, found, "nothing to do: the next sweep forgets these objects")
 }
 
 /// Repositories that are compared with a catalog that has lost its end.
 fn uncompared(status: &MeshStatus) -> Option<Check> {
     let found = describe_uncompared(&status.lost)?;
-    let remedy = "wait: the nodes do it by themselves, some minutes after they have started; of a repository that does not come \
-                  back, 'pgmesh --repo=N --force repo-remove' says so";
+    let remedy = "wait: the nodes compare them by themselves, some minutes after their start; if a repository is gone \
+                  for good, take it out of the mesh: 'pgmesh --repo=N --force repo-remove'";
     Some(Check::warn("comparison", found, remedy))
 }
 
@@ -449,7 +464,7 @@ fn holes(status: &MeshStatus) -> Check {
     let subject = "archived WAL";
     let found = describe_holes(&status.holes).join("; ");
     if found.is_empty() {
-        return Check::ok(subject, "none is missing that a backup needs");
+        return Check::ok(subject, "no WAL that a backup needs is missing");
     }
     if status.holes.stanzas.iter().any(|stanza| !stanza.unreached.is_empty()) {
         return Check::fail(subject, ExitCode::FileMissing, found, HOLES_REMEDY);
@@ -472,10 +487,14 @@ fn ways(status: &MeshStatus, repository: &RepositoryStatus) -> Vec<Check> {
     let closed = repository.nodes.iter().filter_map(|way| {
         let (why, remedy) = match &way.health {
             HealthInfo::Up => return None,
-            HealthInfo::Down { why, .. } => (why, "see to its network and credentials; until then others are the way"),
+            HealthInfo::Down { why, .. } => (
+                why,
+                "check the node's network and credentials; until then the mesh reaches the repository through other \
+                 nodes",
+            ),
             HealthInfo::Refused { why } => (
                 why,
-                "correct its file, or take the repository out of it, and start it again",
+                "correct the node's configuration file, or take the repository out of it, and restart the node",
             ),
         };
         let found = format!("not open there: {why}");
@@ -488,8 +507,11 @@ fn ways(status: &MeshStatus, repository: &RepositoryStatus) -> Vec<Check> {
     {
         checks.push(Check::warn(
             format!("ways to repo{key}"),
-            format!("{} is the only one: without that node it is out of reach", only.node),
-            "declare it, with its credentials, on another node, too",
+            format!(
+                "only node {} has the repository open: without that node it is out of reach",
+                only.node
+            ),
+            "declare the repository, with its credentials, on another node, too",
         ));
     }
     checks
@@ -518,7 +540,7 @@ fn spare_repositories(seen: &Seen, status: &MeshStatus) -> Check {
             "repositories",
             ExitCode::ArchiveTimeout,
             format!("{found}: pushes fail"),
-            "bring repositories back, or lower archive-ack for as long as it takes",
+            "bring repositories back, or lower archive-ack until they are back",
         ),
         Some(0) => Check::warn(
             "repositories",

@@ -48,11 +48,12 @@ fn doubt(now: i64, status: &MeshStatus, session: &SessionStatus) -> Option<Check
     let progress = match (session.quiet, own) {
         (Some(quiet), _) => format!("without progress for {}", span(quiet)),
         (None, None) => "its node does not answer".to_owned(),
-        (None, Some(_)) if is_clients => "its node does not know who holds it, and ends it by itself".to_owned(),
+        (None, Some(_)) if is_clients => "its node does not know its holder, and ends the session by itself".to_owned(),
         (None, Some(_)) => "work of the node itself".to_owned(),
     };
     let found = format!(
-        "{}{of} by {}, kept alive by node {}: open for {}, {progress}. What was condemned since it began is not deleted",
+        "{}{of} by {}, kept alive by node {}: open for {}, {progress}. Objects that became garbage since it began are \
+         kept until it ends",
         session.kind,
         session.holder,
         session.node,
@@ -130,7 +131,7 @@ mod tests {
         assert!(
             judged(samples::session(300, None))
                 .found
-                .contains("does not know who holds it")
+                .contains("does not know its holder")
         );
     }
 }

@@ -4,8 +4,8 @@ use crate::output::timestamp;
 use pgmesh_protocol::HolesReport;
 
 /// The advice for holes.
-pub const REMEDY: &str = "push the missing segments where a server still has them in pg_wal ('pgmesh archive-push PATH'); else take a \
-                          new backup: what lies behind the missing WAL can be recovered from it only";
+pub const REMEDY: &str = "push the missing segments where a server still has them in pg_wal ('pgmesh archive-push \
+                          PATH'); else take a new backup: older backups cannot be recovered beyond the missing WAL";
 
 /// The holes of all stanzas, a sentence each.
 pub fn describe_holes(report: &HolesReport) -> Vec<String> {

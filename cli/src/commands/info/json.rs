@@ -5,7 +5,7 @@ use super::status::{Status, chosen, troubles};
 use super::{Shown, listed};
 use pgmesh_protocol::{
     BackupInfo, CatalogLost, DebtInfo, HealthInfo, HoleInfo, HolesReport, KeptInfo, LostReport, RepositoryInfo,
-    StanzaHoles, StanzaInfo, StanzaLosses, StuckArchiver,
+    StanzaHoles, StanzaInfo, StanzaLosses, StuckArchiver, WorkerAlarm,
 };
 use pgmesh_storage::{BackupLabel, MANIFEST_FORMAT, ManifestRoot};
 use serde_json::{Map, Value, json};
@@ -101,6 +101,18 @@ pub fn stuck(stuck: &StuckArchiver) -> Value {
         "code": stuck.code,
         "why": stuck.why,
         "remedy": stuck.remedy,
+    })
+}
+
+/// A background worker of a node that has ended unexpectedly: a key of pgmesh's own.
+pub fn worker(alarm: &WorkerAlarm) -> Value {
+    json!({
+        "node": alarm.node,
+        "worker": alarm.worker,
+        "ends": alarm.ends,
+        "last": alarm.last,
+        "why": alarm.why,
+        "running": alarm.is_running,
     })
 }
 

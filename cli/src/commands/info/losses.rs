@@ -1,28 +1,28 @@
 //! Losses, in sentences. Pure.
 
 use crate::output::timestamp;
-use pgmesh_protocol::{CatalogLost, LostReport, StanzaLosses, StuckArchiver};
+use pgmesh_protocol::{CatalogLost, LostReport, StanzaLosses, StuckArchiver, WorkerAlarm};
 
 /// The number of backups that a sentence names.
 const NAMED: usize = 5;
 
 /// The advice for lost objects.
-const REMEDY: &str = "mend or bring back a repository that had a good copy: what is found there again is copied by \
-                          itself; push WAL again that pg_wal still has ('pgmesh archive-push'); take a new full backup, and \
-                          remove those that are named when it is done";
+const REMEDY: &str = "repair or bring back a repository that had a good copy: the mesh then copies the objects from \
+                      there by itself; push WAL again that is still in pg_wal ('pgmesh archive-push'); take a new \
+                      full backup, and remove the backups named here when it is done";
 
 /// The advice for a catalog that has lost its end, else for lost objects.
 pub fn remedy(lost: &LostReport) -> String {
     match &lost.catalog {
         Some(catalog) if catalog.taken_over.is_some() => format!(
-            "if that is right: stop these nodes, empty their node-paths and let them join that mesh ('pgmesh invite --role=node NAME' \
-             there). If this catalog is the one to go on with: stop the nodes of the other one, then run 'pgmesh \
-             catalog-accept-loss {}' here",
+            "if the other catalog is the right one: stop these nodes, empty their node-paths and let them join that \
+             mesh ('pgmesh invite --role=node NAME' there). If this catalog is the right one: stop the nodes of the \
+             other catalog, then run 'pgmesh catalog-accept-loss {}' here",
             catalog.position
         ),
         Some(catalog) => format!(
-            "stop all nodes and put newer copies of their node-paths back; or found the mesh anew with 'pgmesh catalog-rebuild' \
-             from a repository; or give up what came after: 'pgmesh catalog-accept-loss {}'",
+            "stop all nodes and put newer copies of their node-paths back; or found the mesh anew with 'pgmesh \
+             catalog-rebuild' from a repository; or give up the lost entries: 'pgmesh catalog-accept-loss {}'",
             catalog.position
         ),
         None => REMEDY.to_owned(),
@@ -39,7 +39,7 @@ pub fn describe_lost(lost: &LostReport) -> Vec<String> {
     let more = if lost.more { "more than " } else { "" };
     let objects = if lost.objects == 1 { "object" } else { "objects" };
     lines.push(format!(
-        "{more}{} {objects} have no good copy in any repository: no repair can make them",
+        "{more}{} {objects} have no good copy in any repository: the repair has nothing to copy them from",
         lost.objects
     ));
     for stanza in &lost.stanzas {
@@ -51,7 +51,7 @@ pub fn describe_lost(lost: &LostReport) -> Vec<String> {
         );
     }
     if lost.searching {
-        lines.push("which backups need the lost chunks is still being looked up: ask again".to_owned());
+        lines.push("the backups that need the lost chunks are still being looked up: run the command again".to_owned());
     } else if lost.chunks > 0 && lost.stanzas.iter().all(|stanza| stanza.backups.is_empty()) {
         lines.push(format!("no backup needs the {} lost chunks", lost.chunks));
     }
@@ -63,7 +63,8 @@ pub fn describe_uncompared(lost: &LostReport) -> Option<String> {
     let names: Vec<String> = lost.uncompared.iter().map(|repo| format!("repo{repo}")).collect();
     (!names.is_empty()).then(|| {
         format!(
-            "not compared yet with the catalog, which has lost its end: {}; until then no backup is taken and nothing is deleted",
+            "repositories that are not compared yet with the catalog, which has lost its last entries: {}; until they \
+             are, no backup is taken and nothing is deleted",
             names.join(", ")
         )
     })
@@ -72,7 +73,7 @@ pub fn describe_uncompared(lost: &LostReport) -> Option<String> {
 /// A host whose WAL is refused.
 pub fn describe_stuck(stuck: &StuckArchiver) -> String {
     format!(
-        "WAL of stanza {} from {} at {} is refused since {}: {}, and nothing newer leaves the host: {}",
+        "WAL of stanza {} from {} at {} is refused since {}: file {}, and no newer WAL leaves the host: {}",
         stuck.stanza,
         stuck.host,
         stuck.address,
@@ -82,12 +83,35 @@ pub fn describe_stuck(stuck: &StuckArchiver) -> String {
     )
 }
 
+/// A background worker of a node that has ended unexpectedly.
+pub fn describe_worker(alarm: &WorkerAlarm) -> String {
+    let times = match alarm.ends {
+        1 => "once".to_owned(),
+        ends => format!("{ends} times"),
+    };
+    let why = match alarm.why.as_str() {
+        "" => String::new(),
+        why => format!(": {why}"),
+    };
+    let now = if alarm.is_running {
+        "it was started again"
+    } else {
+        "it does not run"
+    };
+    format!(
+        "worker '{}' has ended unexpectedly {times} since the node's start, last at {}{why}; {now}",
+        alarm.worker,
+        timestamp(alarm.last)
+    )
+}
+
 /// The loss of the catalog's end, or another catalog that has taken over.
 pub fn describe_catalog(catalog: &CatalogLost) -> String {
     if let Some(era) = catalog.taken_over {
         return format!(
-            "another catalog of this mesh has taken over in era {era}, as {} has shown since {}: a node was rescued, or the \
-             catalog was made anew; this mesh serves nothing until that is decided; 'pgmesh doctor' names the choices",
+            "another catalog of this mesh has taken over in era {era}, as {} has shown since {}: a node was rescued, \
+             or the catalog was rebuilt; this mesh serves nothing until an administrator decides which catalog is \
+             right; 'pgmesh doctor' names the choices",
             match &catalog.told_by {
                 Some(node) => format!("node {node}"),
                 None => format!("repo{}", catalog.repo),
@@ -96,8 +120,9 @@ pub fn describe_catalog(catalog: &CatalogLost) -> String {
         );
     }
     format!(
-        "the catalog has come to position {} and had come to {} at {}, as repo{} shows: all its copies are older ones, and the \
-         mesh serves nothing until that is decided; 'pgmesh doctor' names the choices",
+        "the catalog ends at position {}, but had reached {} at {}, as repo{} shows: all nodes have older copies of \
+         the catalog, and the mesh serves nothing until an administrator decides how to go on; 'pgmesh doctor' names \
+         the choices",
         catalog.found_at,
         catalog.position,
         timestamp(catalog.written),
@@ -125,7 +150,11 @@ pub fn describe_losses(losses: &StanzaLosses) -> Vec<String> {
         ));
     }
     if losses.description {
-        lines.push("the description of its cluster is lost: a repository alone does not explain itself".to_owned());
+        lines.push(
+            "the description of its cluster is lost: without the catalog (--repo-direct, catalog-rebuild) the stanza \
+             cannot be read"
+                .to_owned(),
+        );
     }
     lines
 }
@@ -153,7 +182,7 @@ mod tests {
             told_by: None,
         });
         assert!(costs(&lost), "no object is lost, and everything may be");
-        assert!(describe_lost(&lost).join("\n").contains("had come to 44"));
+        assert!(describe_lost(&lost).join("\n").contains("had reached 44"));
         assert!(remedy(&lost).contains("'pgmesh catalog-accept-loss 44'"));
         if let Some(catalog) = &mut lost.catalog {
             catalog.taken_over = Some(2);
@@ -166,7 +195,7 @@ mod tests {
         assert!(
             describe_lost(&lost)
                 .join("\n")
-                .contains("has lost its end: repo1, repo3; until then no backup")
+                .contains("has lost its last entries: repo1, repo3; until they are, no backup")
         );
         assert!(!costs(&lost));
         lost.uncompared.clear();

@@ -41,6 +41,7 @@ pub fn mesh() -> MeshInfo {
         stale: None,
         lost: pgmesh_protocol::LostReport::default(),
         stuck: vec![],
+        workers: vec![],
         holes: pgmesh_protocol::HolesReport::default(),
     }
 }

@@ -157,7 +157,7 @@ fn backup(text: &mut Lines, shown: &Shown<'_>, among: &References<'_>, backup: &
         let incomplete = if complete {
             ""
         } else {
-            " (not complete yet: it is owed)"
+            " (not complete yet: objects are owed)"
         };
         text.add(
             3,
@@ -288,7 +288,8 @@ mod tests {
                 "            database size: 142.3GB, database backup size: 8KB\n",
                 "            repo1: backup size: 4KB\n            repo2: backup size: 4KB\n",
                 "\n        diff backup: 20260102-000000F_20260103-000000D\n",
-                "            repo1: backup size: 4KB\n            repo2: backup size: 4KB (not complete yet: it is owed)\n",
+                "            repo1: backup size: 4KB\n            \
+                 repo2: backup size: 4KB (not complete yet: objects are owed)\n",
                 "            backup reference total: 1 full\n",
                 "            error(s) detected during backup\n",
                 "\n    db (prior)\n        wal archive min/max (14): ",

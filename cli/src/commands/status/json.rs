@@ -1,6 +1,6 @@
 //! `status --output=json`: the keys that `pgmesh help status` names.
 
-use super::super::info::{debt, health, holes_json, kept, lost, stuck};
+use super::super::info::{debt, health, holes_json, kept, lost, stuck, worker};
 use super::super::membership;
 use super::text::term;
 use super::words::unopened;
@@ -71,6 +71,7 @@ fn node(info: &NodeInfo, own: &Result<NodeStatus, String>, round_trip: Option<u6
     node["disk-free"] = json!(told.and_then(|own| own.disk_free));
     let stuck = told.map(|own| own.stuck.iter().map(stuck).collect::<Value>());
     node["stuck"] = json!(stuck);
+    node["workers"] = json!(told.map(|own| own.workers.iter().map(worker).collect::<Value>()));
     node["trouble"] = json!(told.and_then(|own| own.trouble.as_ref()));
     node["began-anew"] = json!(told.and_then(|own| own.began_anew.as_ref()));
     let skipped = told.map(|own| own.skipped.iter().map(ToString::to_string).collect::<Vec<_>>());

@@ -2,7 +2,7 @@
 
 use pgmesh_protocol::{
     AmountInfo, DebtInfo, HealthInfo, KeptInfo, MeshStatus, NodeInfo, NodeRole, NodeState, NodeStatus, OrphanInfo,
-    ReachInfo, RepositoryStatus, SessionStatus,
+    ReachInfo, RepositoryStatus, SessionStatus, WorkerAlarm,
 };
 use pgmesh_storage::RepoKey;
 
@@ -39,6 +39,7 @@ pub fn status(name: &str) -> NodeStatus {
         repositories: vec![],
         skipped: vec![],
         stuck: vec![],
+        workers: vec![],
         failure: None,
         sessions: vec![],
         session_timeout: 1800,
@@ -167,4 +168,16 @@ pub fn healthy() -> MeshStatus {
     mesh.round_trips[2] = Some(90_000);
     mesh.repositories[1] = repository(2, HealthInfo::Up, DebtInfo::default());
     mesh
+}
+
+/// A worker of n1 that has panicked.
+pub fn worker(is_running: bool) -> WorkerAlarm {
+    WorkerAlarm {
+        node: "n1".to_owned(),
+        worker: "repair".to_owned(),
+        ends: 2,
+        last: NOW - 60,
+        why: "it panicked: no".to_owned(),
+        is_running,
+    }
 }

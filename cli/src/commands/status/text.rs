@@ -1,7 +1,9 @@
 //! `status` for people: two tables, and a line for each trouble.
 
 use super::super::columns::{columns, or_dash};
-use super::super::info::{describe_holes, describe_kept, describe_lost, describe_stuck, describe_troubles};
+use super::super::info::{
+    describe_holes, describe_kept, describe_lost, describe_stuck, describe_troubles, describe_worker,
+};
 use super::words::{health, role, round_trip, span, state, unopened};
 use crate::output::{size, timestamp};
 use pgmesh_protocol::{AmountInfo, HealthInfo, MeshStatus, NodeInfo, NodeStatus, OrphanInfo, RepositoryStatus};
@@ -139,9 +141,11 @@ fn troubles(status: &MeshStatus) -> Vec<String> {
     let stuck: Vec<String> = status.stuck().iter().map(describe_stuck).collect();
     let skipped = status.nodes.iter().flat_map(|(info, own)| {
         let entries = own.iter().flat_map(|own| &own.skipped);
-        entries.map(|entry| format!("{}: has left out entry {entry} of the log", info.name))
+        entries.map(|entry| format!("{}: has skipped entry {entry} of the log", info.name))
     });
-    let nodes = nodes.chain(skipped).chain(stuck);
+    let workers = status.worker_alarms();
+    let workers = workers.map(|alarm| format!("{}: {}", alarm.node, one_line(&describe_worker(alarm))));
+    let nodes = nodes.chain(skipped).chain(workers).chain(stuck);
     let repositories = status.repositories.iter().flat_map(|repository| {
         let key = repository.key;
         let troubles = describe_troubles(&repository.health, &repository.debt);
@@ -185,7 +189,8 @@ fn orphans(orphans: &OrphanInfo) -> Vec<String> {
             .scanned
             .map(|at| format!("{} seen at {}, ", amount(orphans.seen), timestamp(at)));
         lines.push(format!(
-            "objects that nobody knows: {}{} go if they are seen again, {} deleted so far",
+            "orphans, objects that the catalog does not know: {}{} are deleted if a later scan sees them again, {} \
+             deleted so far",
             seen.unwrap_or_default(),
             amount(orphans.waiting),
             amount(orphans.deleted)
@@ -193,16 +198,13 @@ fn orphans(orphans: &OrphanInfo) -> Vec<String> {
     }
     if is_there(orphans.earlier) || orphans.unreadable > 0 {
         lines.push(format!(
-            "of these, {} of an earlier era of the catalog and {} damaged ones stay",
+            "of the orphans, {} of an earlier era of the catalog and {} damaged ones are kept",
             amount(orphans.earlier),
             orphans.unreadable
         ));
     }
     if orphans.foreign > 0 {
-        lines.push(format!(
-            "{} files that pgmesh has not written lie there, and stay",
-            orphans.foreign
-        ));
+        lines.push(format!("{} files were not written by pgmesh; ignored", orphans.foreign));
     }
     lines
 }
@@ -285,10 +287,10 @@ mod tests {
                      repo3: n2 reaches it and does not have it open: no answer within 2 s\n\
                      repo3: n3 declares it and does not have it open: repo3 is registered in the mesh with s3-bucket=walls\n\
                      repo3: 7 objects are no longer needed and are kept: object lock\n\
-                     repo3: objects that nobody knows: 5 (5MB) seen at 2027-01-15 08:00:00+00, 3 (3MB) go if they are seen again, \
-                     17 (1GB) deleted so far\n\
-                     repo3: of these, 1 (1MB) of an earlier era of the catalog and 1 damaged ones stay\n\
-                     repo3: 2 files that pgmesh has not written lie there, and stay\n";
+                     repo3: orphans, objects that the catalog does not know: 5 (5MB) seen at 2027-01-15 08:00:00+00, \
+                     3 (3MB) are deleted if a later scan sees them again, 17 (1GB) deleted so far\n\
+                     repo3: of the orphans, 1 (1MB) of an earlier era of the catalog and 1 damaged ones are kept\n\
+                     repo3: 2 files were not written by pgmesh; ignored\n";
         assert!(text.ends_with(lines), "{text}");
     }
 

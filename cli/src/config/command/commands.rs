@@ -1,8 +1,8 @@
 //! The description of each command: its words, its help, its examples.
 
-use super::{Argument, Command, CommandSpec};
+use super::{Argument, Command, CommandSpec, clients};
 
-const fn required(name: &'static str, help: &'static str) -> Argument {
+pub(super) const fn required(name: &'static str, help: &'static str) -> Argument {
     Argument {
         name,
         required: true,
@@ -10,7 +10,7 @@ const fn required(name: &'static str, help: &'static str) -> Argument {
     }
 }
 
-const fn optional(name: &'static str, help: &'static str) -> Argument {
+pub(super) const fn optional(name: &'static str, help: &'static str) -> Argument {
     Argument {
         name,
         required: false,
@@ -36,17 +36,19 @@ pub const COMMANDS: &[CommandSpec] = &[
         command: Command::ArchiveForget,
         name: "archive-forget",
         summary: "Take a copy's WAL out of the archive, so that the original's goes in",
-        about: "When a copy of a cluster has archived WAL (a clone that came first, a restore for a test), or the cluster was put \
-                back to a snapshot, the archive holds another history than the cluster, which is refused with exit 44 or 45. The \
-                refusal, `status` and `doctor` name the file to give here. Forgets it and all behind it on its timeline, and \
-                the timelines that branch off from there; a history file stands for its whole timeline. The cluster's own WAL \
-                goes in when its archiver tries again, within a minute.\n\n\
-                What is forgotten cannot be brought back: --dry-run says what it is. Refused when backups need it, unless \
-                --with-backups removes them too; while it is pushed to, while nobody is refused because of it, and while the \
-                stanza is being restored, unless --force is given; while a backup runs. The first segment is marked as missing \
-                until other content comes; forgotten once more, the mark goes too. Needs an administrator's certificate, as a \
-                node has it. `--output=json`: `timelines` (`timeline`, `first`, `last`, \
-                `files`, `bytes`), `backups` (the first 20), `backup-count`.",
+        about: "When a copy of a cluster has archived WAL (a clone that came first, a restore for a test), or the \
+                cluster was put back to a snapshot, the archive holds another history than the cluster, which is \
+                refused with exit 44 or 45. The refusal, `status` and `doctor` name the file to give here. Forgets \
+                this file and all later WAL of its timeline, and the timelines that branch off from there; a history \
+                file stands for its whole timeline. The cluster's own WAL goes in when its archiver tries again, \
+                within a minute.\n\n\
+                Forgotten WAL cannot be brought back: --dry-run lists it. Refused when backups need the WAL, unless \
+                --with-backups removes them too. Refused while WAL is pushed to the timeline, while no server is \
+                refused because of this WAL, and while the stanza is being restored, unless --force is given. Always \
+                refused while a backup runs. The first segment is marked as missing until other content is pushed; if \
+                it is forgotten once more, the mark is removed, too. Needs an administrator's certificate, as a node \
+                has it. `--output=json`: `timelines` (`timeline`, `first`, `last`, `files`, `bytes`), `backups` (the \
+                first 20), `backup-count`.",
         arguments: &[required(
             "FILE",
             "the first file: a segment, or a timeline's history file",
@@ -54,7 +56,7 @@ pub const COMMANDS: &[CommandSpec] = &[
         examples: &[
             (
                 "pgmesh --stanza=main --dry-run archive-forget 0000000100000002000000A4",
-                "what a snapshot that was put back has left of timeline 1",
+                "WAL of timeline 1 from after a snapshot that was put back",
             ),
             (
                 "pgmesh --stanza=main archive-forget 00000002.history",
@@ -115,18 +117,19 @@ pub const COMMANDS: &[CommandSpec] = &[
     CommandSpec {
         command: Command::CatalogAcceptLoss,
         name: "catalog-accept-loss",
-        summary: "Give up what the catalog has lost, and serve again",
-        about: "When the node-path of every node was replaced by an older copy, the catalog has lost what it had acknowledged \
-                since. The repositories show it, and the mesh serves nothing. This command gives up what came after: the mesh \
-                serves again, with the backups and the WAL that the catalog knows. Others stay in the repositories as objects \
-                that nobody refers to. 'catalog-rebuild' from a repository finds them again; newer copies of the node-paths lose \
-                nothing.\n\n\
-                The same takes a mesh back that another catalog has taken over: when a node was rescued (`node rescue`) though the \
-                others were not gone. Stop that node first: what it has acknowledged meanwhile is given up, and it comes back with \
-                an empty node-path. No backup is taken until the repositories have been compared with the catalog.",
+        summary: "Give up lost entries of the catalog, and serve again",
+        about: "When the node-path of every node was replaced by an older copy, the catalog has lost the entries that \
+                it had acknowledged since. The repositories show this, and the mesh serves nothing. This command \
+                gives up the lost entries: the mesh serves again, with the backups and the WAL that the catalog \
+                knows. Other backups and WAL stay in the repositories as orphans. 'catalog-rebuild' from a repository \
+                finds them again; newer copies of the node-paths lose nothing.\n\n\
+                The same command takes a mesh back from another catalog that has taken over, if a node was rescued \
+                (`node rescue`) although the other nodes were not gone. Stop the rescued node first: everything that \
+                it has acknowledged meanwhile is given up, and it joins again with an empty node-path. No backup is \
+                taken until the repositories have been compared with the catalog.",
         arguments: &[required(
             "POSITION",
-            "how far the catalog had come, as doctor and status say it",
+            "the position that the catalog had reached, as doctor and status show it",
         )],
         examples: &[(
             "pgmesh --config=/etc/pgmesh/node.conf catalog-accept-loss 48112",
@@ -138,19 +141,20 @@ pub const COMMANDS: &[CommandSpec] = &[
         command: Command::CatalogRebuild,
         name: "catalog-rebuild",
         summary: "Make a node anew from a repository when all nodes are gone",
-        about: "Needs a repository of any type, declared in the node's file with its passphrase, and no network between nodes. \
-                Makes node-path as `node init` does, under the mesh's old identity and with a new certificate authority, and \
-                fills the catalog with what the repository says of itself: stanzas, backups, WAL. All WAL is read and \
-                checked; of chunks it is looked whether they are there, their content is read by `verify`. Nothing in the \
-                repository is changed or deleted; a mark is added, by which nodes of the old mesh that still run keep out: they \
-                acknowledge and delete nothing there any more. So a repository that a mesh has written to in the last ten \
-                minutes is refused without `--force`. For some minutes after the start no backup is taken.\n\n\
-                Where the file declares several repositories, --repo says which one is read; the others are taken up when the \
-                node starts, and `repo-sync` fills them. What cannot be used is listed with what to do about it. \
-                `--output=json`: `stanzas`, `chunks`, `unnamed`, and `problems`, each with `kind`, `stanza`, `subject`, \
-                `what` and `remedy`. Interrupted, it is run again and starts over. Afterwards: `node start`, then let every \
-                host join (`invite`, `join`), and run `check`. A cluster of which no backup tells the data directory is \
-                refused until `stanza-adopt` is run beside it.",
+        about: "Needs a repository of any type, declared in the node's file with its passphrase, and no network \
+                between nodes. Makes node-path as `node init` does, under the mesh's old identity and with a new \
+                certificate authority, and fills the catalog with what the repository says of itself: stanzas, \
+                backups, WAL. All WAL is read and checked. Chunks are only listed; `verify` reads their content. \
+                Nothing in the repository is changed or deleted; a mark is added that keeps out nodes of the old mesh \
+                that still run: they acknowledge and delete nothing there any more. So a repository that a mesh has \
+                written to in the last ten minutes is refused without `--force`. For some minutes after the start no \
+                backup is taken.\n\n\
+                Where the file declares several repositories, --repo says which one is read; the others are taken up \
+                when the node starts, and `repo-sync` fills them. Objects that cannot be used are listed, each with a \
+                remedy. `--output=json`: `stanzas`, `chunks`, `unnamed`, and `problems`, each with `kind`, `stanza`, \
+                `subject`, `what` and `remedy`. Interrupted, it is run again and starts over. Afterwards: `node \
+                start`, then let every host join (`invite`, `join`), and run `check`. If no backup tells the data \
+                directory of a cluster, its WAL is refused until `stanza-adopt` is run on its host.",
         arguments: &[],
         examples: &[
             (
@@ -171,11 +175,13 @@ pub const COMMANDS: &[CommandSpec] = &[
         about: "Compares the configuration with the running cluster, switches the WAL and waits until the segment is \
                 in every repository. Names WAL that is missing from the archive and the recovery targets that it costs; exits 55 \
                 when no backup can be recovered to the present because of it. Names the WAL that waits in pg_wal and what PostgreSQL \
-                says of archive_command; where no segment is switched, it exits 82 when the archiver is stuck.",
+                says of archive_command; where no segment is switched, it exits 82 when the archiver is stuck. Names background workers of nodes that have ended unexpectedly.",
         arguments: &[],
         examples: &[("pgmesh --stanza=main check", "after every change of the configuration")],
         hidden: false,
     },
+    clients::LIST,
+    clients::REVOKE,
     CommandSpec {
         command: Command::Completions,
         name: "completions",
@@ -240,49 +246,8 @@ pub const COMMANDS: &[CommandSpec] = &[
         ],
         hidden: false,
     },
-    CommandSpec {
-        command: Command::Invite,
-        name: "invite",
-        summary: "Make a one-time token that lets a host join",
-        about: "Prints a token, alone on stdout, that `pgmesh join` exchanges once for a certificate. It carries the \
-                fingerprint of the mesh's certificate authority, so the new host trusts nobody unseen. Whoever has \
-                the token can join: hand it over safely and let it expire soon. A node's token is for one \
-                `node-name` and no other. If the mesh has a node of that name, it is refused without --force; with it, \
-                the new node takes the place of the one that has lost its disk, which must not run.",
-        arguments: &[optional("NAME", "with --role=node: the `node-name` of the new node")],
-        examples: &[
-            (
-                "pgmesh invite --role=client --stanza=main --expires=1h",
-                "for the PG host of stanza main",
-            ),
-            (
-                "pgmesh invite --role=client --stanza=main --stanza=reports",
-                "one client for two stanzas",
-            ),
-            (
-                "pgmesh --config=/etc/pgmesh/node.conf invite --role=node fra2",
-                "for `pgmesh node join` on another host, whose node-name is fra2",
-            ),
-            (
-                "pgmesh --config=/etc/pgmesh/node.conf invite --role=node fra2 --force",
-                "the same for a node fra2 that has lost its disk",
-            ),
-        ],
-        hidden: false,
-    },
-    CommandSpec {
-        command: Command::Join,
-        name: "join",
-        summary: "Join a mesh with a token",
-        about: "Exchanges the token of `pgmesh invite` for this host's own certificate, stored at identity-path. The \
-                private key never leaves the host. The certificate renews itself while the host uses the mesh.",
-        arguments: &[required("TOKEN", "what `pgmesh invite` printed; - reads it from stdin")],
-        examples: &[(
-            "pgmesh join pgmesh1.eyJhZGRy…",
-            "on the PG host, as the user that runs PostgreSQL",
-        )],
-        hidden: false,
-    },
+    clients::INVITE,
+    clients::JOIN,
     CommandSpec {
         command: Command::NodeDemote,
         name: "node demote",
@@ -372,7 +337,10 @@ pub const COMMANDS: &[CommandSpec] = &[
         command: Command::NodeRemove,
         name: "node remove",
         summary: "Take a node out of the mesh for good",
-        about: "Also when the node is dead. Refused while it hosts repositories, unless --force is given: they are away then until another node takes them over. Refused as well while so many other voters do not answer that those left could decide nothing: remove the dead ones first. Its certificates, and the administrator's in its node-path, count no more. The name may come back with `node join`.",
+        about: "Also when the node is dead. Refused while it hosts repositories, unless --force is given: they are \
+                away then until another node takes them over. Also refused while the remaining voters that answer are \
+                no majority: remove the dead nodes first. Its certificates, and the administrator's in its node-path, \
+                count no more. The name may come back with `node join`.",
         arguments: &[required("NAME", "the node, as `pgmesh node list` names it")],
         examples: &[
             (
@@ -390,13 +358,14 @@ pub const COMMANDS: &[CommandSpec] = &[
         command: Command::NodeRescue,
         name: "node rescue",
         summary: "Go on alone when most nodes are gone for good",
-        about: "For a mesh that has lost the majority of its voters for good: this host's node, which must be stopped, goes on alone \
-                with all that its catalog has. What the others had acknowledged since may be lost; the marks in the \
-                repositories say how far the catalog had come. Nodes of the old mesh are kept out: they are removed, and \
-                a mark in each repository that can be read keeps them from acknowledging or deleting anything there. For \
-                some minutes after the start no backup is taken, until the repositories have been compared with the \
-                catalog. Refused while another node answers, or while a repository of this node's file cannot be read; \
-                `--force` goes on all the same. `--dry-run` changes nothing, and says what would be done.",
+        about: "For a mesh that has lost the majority of its voters for good: this host's node, which must be \
+                stopped, goes on alone with its own copy of the catalog. Later entries that the other nodes had \
+                acknowledged may be lost; the marks in the repositories show how far the catalog had come. Nodes of \
+                the old mesh are kept out: they are removed, and a mark in each repository that can be read keeps \
+                them from acknowledging or deleting anything there. For some minutes after the start no backup is \
+                taken, until the repositories have been compared with the catalog. Refused while another node \
+                answers, or while a repository of this node's file cannot be read; `--force` goes on all the same. \
+                `--dry-run` changes nothing, and says what would be done.",
         arguments: &[],
         examples: &[
             (
@@ -482,9 +451,10 @@ pub const COMMANDS: &[CommandSpec] = &[
         command: Command::RepoRemove,
         name: "repo-remove",
         summary: "Forget a repository",
-        about: "Takes a repository out of the mesh: nothing is written to it any more, and nothing is owed to it. What lies \
-                there is not deleted, and can be restored from with --repo-direct. Refused when nothing else has some of what it \
-                holds, unless --force is given. Remove it from the node's file, too, or it is declared anew.",
+        about: "Takes a repository out of the mesh: nothing is written to it any more, and nothing is owed to it. Its \
+                objects are not deleted, and can be restored from with --repo-direct. Refused if it has the only \
+                replica of an object, unless --force is given. Remove it from the node's file, too, or it is declared \
+                anew.",
         arguments: &[],
         examples: &[(
             "pgmesh --config=/etc/pgmesh/node.conf --repo=2 repo-remove",
@@ -496,10 +466,11 @@ pub const COMMANDS: &[CommandSpec] = &[
         command: Command::RepoReplace,
         name: "repo-replace",
         summary: "Put an empty repository where one was lost with its disk",
-        about: "Run it on the node that declares the repository. Makes an empty one at repoN-path, withdraws all that the \
-                mesh believed to be in the old one, and owes it to the new one: `repo-sync` tells how it is filled. An older \
-                copy of the repository that lies there is taken up instead: what it lacks is owed. Refused while the \
-                repository itself can still be read.",
+        about: "Run it on the node that declares the repository. Makes an empty one at repoN-path, withdraws all \
+                replicas that the catalog has in the lost repository, and makes them debts of the new one: \
+                `repo-sync` shows how it is filled. If an older copy of the repository lies there, it is taken up \
+                instead, and the objects that it lacks become debts. Refused while the repository itself can still be \
+                read.",
         arguments: &[],
         examples: &[(
             "pgmesh --config=/etc/pgmesh/node.conf --repo=2 repo-replace && pgmesh --config=/etc/pgmesh/node.conf --repo=2 repo-sync",
@@ -511,7 +482,9 @@ pub const COMMANDS: &[CommandSpec] = &[
         command: Command::RepoSync,
         name: "repo-sync",
         summary: "Fill a repository from the others",
-        about: "Makes a debt of all that the other repositories have and this one has not, and waits until it is paid. The nodes copy among themselves; no PG host is involved, nothing is compressed anew. The work goes on when this command is stopped, and `info` shows what is left. See repair-rate.",
+        about: "Makes a debt of each object that the other repositories have and this one lacks, and waits until the \
+                debts are paid. The nodes copy among themselves; no PG host is involved, nothing is compressed anew. \
+                The work goes on when this command is stopped, and `info` shows what is left. See repair-rate.",
         arguments: &[],
         examples: &[(
             "pgmesh --config=/etc/pgmesh/node.conf --repo=3 repo-sync",
@@ -556,9 +529,9 @@ pub const COMMANDS: &[CommandSpec] = &[
         command: Command::SessionEnd,
         name: "session-end",
         summary: "End the session of a backup or restore that hangs",
-        about: "Ends an open session, whoever holds it: a backup's stanza is free again, and what the session held up is \
-                deleted. The process itself is told at its next request, and fails; what it has stored is not sent twice. \
-                `doctor` names sessions that are old.",
+        about: "Ends an open session of any client: the stanza of a backup is free again, and garbage that was kept \
+                for the session is deleted. The process that held it fails at its next request; a new backup does not \
+                send again what was stored. `doctor` names sessions that are old.",
         arguments: &[required("ID", "the session's number, as doctor and status say it")],
         examples: &[(
             "pgmesh --config=/etc/pgmesh/node.conf session-end 4711",
@@ -570,10 +543,11 @@ pub const COMMANDS: &[CommandSpec] = &[
         command: Command::StanzaAdopt,
         name: "stanza-adopt",
         summary: "Say that a cluster was moved here",
-        about: "Each timeline is archived by one data directory, so that a copy of the cluster cannot pollute the archive. When the \
-                cluster itself was moved (rsync, cp, a restored image), the mesh cannot tell it from a copy and refuses it with exit \
-                44. This command, run beside it, makes its data directory the writer, and says which one was it before. That one is \
-                refused from then on. Refused itself while the one before has pushed within the last minutes.",
+        about: "Each timeline is archived by one data directory, so that a copy of the cluster cannot pollute the \
+                archive. When the cluster itself was moved (rsync, cp, a restored image), the mesh cannot tell it \
+                from a copy and refuses it with exit 44. This command, run on the cluster's host, makes its data \
+                directory the writer, and names the former writer, whose WAL is refused from then on. The command is \
+                refused if the former writer has pushed within the last minutes.",
         arguments: &[],
         examples: &[("pgmesh --stanza=main stanza-adopt", "on the new host, after a move")],
         hidden: false,
@@ -592,9 +566,9 @@ pub const COMMANDS: &[CommandSpec] = &[
         command: Command::StanzaDelete,
         name: "stanza-delete",
         summary: "Forget a stanza with all its backups and WAL",
-        about: "Deletes everything that belongs to a stanza. Unless --force is given, the stanza must have been stopped, \
-                and PostgreSQL must not run: that is looked at in pg1-path; without it, WAL of the last five minutes \
-                says that it does. Refused while a backup runs.",
+        about: "Deletes everything that belongs to a stanza. Unless --force is given, the stanza must have been \
+                stopped, and PostgreSQL must not run: the command looks for a server on pg1-path; without pg1-path, \
+                WAL of the last five minutes counts as a running server. Refused while a backup runs.",
         arguments: &[],
         examples: &[(
             "pgmesh --stanza=old stop && pgmesh --stanza=old stanza-delete",
@@ -628,7 +602,7 @@ pub const COMMANDS: &[CommandSpec] = &[
         command: Command::Status,
         name: "status",
         summary: "Show how the whole mesh does",
-        about: "Leader, term and quorum; of each node its part, state, address, program, log positions, round trip and uptime; of each repository its health, content and debt; of a shared one its place, which nodes reach it and which have it open; what object lock or `delete=n` keeps; what has no good copy; what is missing from the WAL; how many sessions are open. `--output=json` has the keys `mesh`, `node`, `leader`, `term`, `quorum`, `catalog-format`, `apply-level`: how commands of the catalog are applied, the highest level that the programs of all nodes have, `joint`: whether the voters are being changed, `next-voters`: to which, `nodes` (`name`, `id`, `region`, `addresses`, `role`, `state`, `program`, `apply-level`: the highest of its program, `repositories`, `reachable`, `error`, `round-trip-us`, `uptime`, `clock`, `term`, `leader-id`, `last-log`, `last-applied`, `snapshot`, `certificate-expires`, `disk-free`, `trouble`: why it does not take part in consensus, `began-anew`: where its former catalog is kept, `skipped-entries`, `stuck`: hosts whose WAL it refuses, with `stanza`, `host`, `address`, `data-directory`, `file`, `since`, `last`, `code`, `why` and `remedy`, `failure`), `repositories` (`key`, `type`, `host`, `place`, `nodes` (`name`, `reaches`, `health`; the ways to a shared one), `health`, `objects`, `bytes`, `debt`, `kept`, `orphans`: objects that the catalog does not know: `scanned`: when the last scan ended, `scanning`, what it has `seen`, of that what an `earlier` era of the catalog named and how many are `unreadable`, `foreign` files, what is `waiting` for a second look, what was `deleted`), `lost` (`objects`, `more`, `chunks`, `since`, `searching`, `catalog`: what the catalog itself has lost, `uncompared`: repositories that are to be compared with it, `stanzas`: of each its `backup`, `wal`, `wal-files` and `description`): what has no good copy anywhere; `wal-holes`: of each stanza whose WAL has holes the first ones and what they cost; `unopened` (`key`, `node`, `why`): repositories that a node declares and nobody could open yet, `sessions-open`, and `sessions` (`id`, `kind`, `stanza`, `holder`, `node`, `opened`, `quiet`: seconds without progress), the oldest 100.",
+        about: "Leader, term and quorum; of each node its part, state, address, program, log positions, round trip and uptime; of each repository its health, content and debt; of a shared one its place, which nodes reach it and which have it open; what object lock or `delete=n` keeps; what has no good copy; what is missing from the WAL; how many sessions are open. `--output=json` has the keys `mesh`, `node`, `leader`, `term`, `quorum`, `catalog-format`, `apply-level`: how commands of the catalog are applied, the highest level that the programs of all nodes have, `joint`: whether the voters are being changed, `next-voters`: to which, `nodes` (`name`, `id`, `region`, `addresses`, `role`, `state`, `program`, `apply-level`: the highest of its program, `repositories`, `reachable`, `error`, `round-trip-us`, `uptime`, `clock`, `term`, `leader-id`, `last-log`, `last-applied`, `snapshot`, `certificate-expires`, `disk-free`, `trouble`: why it does not take part in consensus, `began-anew`: where its former catalog is kept, `skipped-entries`, `stuck`: hosts whose WAL it refuses, with `stanza`, `host`, `address`, `data-directory`, `file`, `since`, `last`, `code`, `why` and `remedy`, `workers`: background workers that have ended unexpectedly since its start, with `node`, `worker`, `ends`: how often, `last`, `why` and `running`, `failure`), `repositories` (`key`, `type`, `host`, `place`, `nodes` (`name`, `reaches`, `health`; the ways to a shared one), `health`, `objects`, `bytes`, `debt`, `kept`, `orphans`: objects that the catalog does not know: `scanned`: when the last scan ended, `scanning`, what it has `seen`, of that what an `earlier` era of the catalog named and how many are `unreadable`, `foreign` files, what is `waiting` for a second look, what was `deleted`), `lost` (`objects`, `more`, `chunks`, `since`, `searching`, `catalog`: what the catalog itself has lost, `uncompared`: repositories that are to be compared with it, `stanzas`: of each its `backup`, `wal`, `wal-files` and `description`): what has no good copy anywhere; `wal-holes`: of each stanza whose WAL has holes the first ones and what they cost; `unopened` (`key`, `node`, `why`): repositories that a node declares and nobody could open yet, `sessions-open`, and `sessions` (`id`, `kind`, `stanza`, `holder`, `node`, `opened`, `quiet`: seconds without progress), the oldest 100.",
         arguments: &[],
         examples: &[
             ("pgmesh --config=/etc/pgmesh/node.conf status", "for people"),
@@ -643,8 +617,8 @@ pub const COMMANDS: &[CommandSpec] = &[
         command: Command::Stop,
         name: "stop",
         summary: "Refuse pushes and backups of a stanza",
-        about: "Until `pgmesh start`, commands that write for the stanza exit 62. Without a stanza: for all of them. With \
-                --force also what runs is ended: backups and restores fail at their next request.",
+        about: "Until `pgmesh start`, commands that write for the stanza exit 62. Without a stanza: for all of them. \
+                With --force, running backups and restores are ended, too: they fail at their next request.",
         arguments: &[],
         examples: &[("pgmesh --stanza=main stop", "before maintenance")],
         hidden: false,

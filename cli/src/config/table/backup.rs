@@ -191,16 +191,24 @@ pub const OPTIONS: &[OptionSpec] = &[
         ),
     new(
         "role",
-        Kind::Choice(&["client", "node", "admin"]),
+        Kind::Choice(&["client", "restore", "monitor", "node", "admin"]),
         "what the invited host may do",
     )
     .commands(CommandSet::of(&[Invite]))
     .default("client")
     .scope(Scope::CommandLine)
     .about(
-        "client: archive, back up and restore the stanzas named; node: be a node; admin: everything.",
+        "client: archive, back up and restore the stanzas named; restore: read and restore them, and write nothing; \
+        monitor: status, info and doctor of the whole mesh, no data; node: be a node; admin: everything.",
         "--role=client",
     ),
+    new("reason", Kind::Text, "why a certificate is revoked")
+        .commands(CommandSet::of(&[ClientRevoke]))
+        .scope(Scope::CommandLine)
+        .about(
+            "The host sees it when it is refused, and the audit trail keeps it.",
+            "--reason='disk stolen'",
+        ),
     new(
         "expires",
         Kind::Duration {

@@ -62,6 +62,7 @@ pub const OPTIONS: &[OptionSpec] = &[
             Backup,
             CatalogRebuild,
             Check,
+            ClientList,
             Doctor,
             Info,
             NodeList,
@@ -124,6 +125,7 @@ pub const OPTIONS: &[OptionSpec] = &[
             ArchiveForget,
             Backup,
             CatalogRebuild,
+            ClientRevoke,
             Invite,
             Join,
             NodeRemove,
@@ -140,7 +142,9 @@ pub const OPTIONS: &[OptionSpec] = &[
             exists. archive-forget: although it is pushed to, nobody is refused because of it, or it is being restored. stanza-adopt: although the data directory before it has pushed a moment ago. stanza-delete: although \
             PostgreSQL runs or the stanza is being restored. stop: end backups and restores that run. node remove: \
             although it hosts repositories, or the voters that are left could decide nothing. repo-remove: although nothing else has what it holds. join: although there is \
-            an identity already. invite: the new node takes the place of the one of its name, which has lost its disk.",
+            an identity already. invite: the new node takes the place of the one of its name, which has lost its disk; for other \
+            roles: the certificates of the name that is joined under are revoked. client revoke: although the last \
+            administrator who was invited shuts itself out.",
             "--force",
         ),
     new("with-backups", Kind::Flag, "with the backups that need it")

@@ -11,6 +11,8 @@ pub const MESH: CommandSet = CommandSet::of(&[
     ArchivePush,
     Backup,
     Check,
+    ClientList,
+    ClientRevoke,
     Doctor,
     Info,
     Invite,

@@ -7,6 +7,7 @@ use pgmesh_postgres::wal::{Joiner, SegmentMap, SegmentMapper};
 use pgmesh_postgres::{ChangeMap, Lsn, PgVersion, SegmentName, SegmentSize};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ChangeMaps, ChangeMapsReply};
+use pgmesh_runtime::tasks;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -94,7 +95,7 @@ impl Local {
             Some(to) => mapper.up_to(to),
             None => mapper,
         };
-        let read = tokio::task::spawn_blocking(move || read(&path, mapper)).await;
+        let read = tasks::blocking("reading a change map", move || read(&path, mapper)).await;
         read.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
     }
 }

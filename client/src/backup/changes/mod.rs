@@ -45,7 +45,10 @@ pub async fn since(context: &Context, root: &ManifestRoot, start: Lsn) -> Result
                 return Ok(Changes { map, chosen_by });
             }
             Err(Unknown(why)) => {
-                tracing::info!("PostgreSQL does not tell which pages changed, so maps of the WAL are made: {why}");
+                tracing::info!(
+                    "PostgreSQL's WAL summaries do not tell which pages changed, so change maps of the archived WAL \
+                     are used: {why}"
+                );
             }
         }
     }

@@ -107,7 +107,7 @@ async fn open_all(clusters: &[PgSettings]) -> (Vec<Server>, Vec<Failure>) {
         match open(settings).await {
             Ok(server) => servers.push(server),
             Err(failure) => {
-                tracing::warn!("pg{} is passed over: {failure}", settings.address.number);
+                tracing::warn!("pg{} is not used: {failure}", settings.address.number);
                 failures.push(failure);
             }
         }
@@ -174,7 +174,7 @@ fn only_primary(mut primaries: Vec<Server>, failures: Vec<Failure>) -> Result<Se
             .collect();
         return Err(Failure::new(
             ExitCode::DbConnect,
-            format!("{} are primaries all of them", names.join(" and ")),
+            format!("{} are primaries; only one of them may be", names.join(" and ")),
         )
         .remedy("let pg1-…, pg2-… name one primary and its standbys"));
     }

@@ -5,6 +5,7 @@ use super::{PrimaryFiles, Standby, remote};
 use crate::pg::{OpenCluster, database_failure};
 use pgmesh_postgres::{ClusterTree, ControlFile, Entries, Entry, EntryKind, PgVersion, WalkOptions, walk};
 use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_runtime::tasks;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -84,7 +85,7 @@ fn walked(pgdata: &Path, version: PgVersion, exclude: Vec<String>) -> Result<Clu
 async fn in_background(
     work: impl FnOnce() -> Result<ClusterTree, Failure> + Send + 'static,
 ) -> Result<ClusterTree, Failure> {
-    tokio::task::spawn_blocking(work)
+    tasks::blocking("reading a file", work)
         .await
         .map_err(|error| Failure::new(ExitCode::Assert, "the walk ended abnormally").because(error))?
 }

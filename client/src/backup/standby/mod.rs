@@ -25,6 +25,7 @@ use crate::pg::{BackupStart, OpenCluster, PgClient, database_failure, timeline};
 use pgmesh_postgres::{ClusterTree, ControlFile};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_runtime::tasks;
 use remote::Spool;
 use std::path::PathBuf;
 
@@ -124,7 +125,7 @@ impl Standby {
 /// Reads `pg_control` where reading may block.
 async fn read_control(pgdata: PathBuf) -> Result<ControlFile, Failure> {
     let what = format!("{} cannot be read", pgdata.join(ControlFile::PATH).display());
-    tokio::task::spawn_blocking(move || ControlFile::read(&pgdata))
+    tasks::blocking("reading pg_control", move || ControlFile::read(&pgdata))
         .await
         .map_err(|error| Failure::new(ExitCode::Assert, what.clone()).because(error))?
         .map_err(|error| Failure::new(ExitCode::FileInvalid, what).because(chain(&error)))

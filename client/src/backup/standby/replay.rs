@@ -197,7 +197,10 @@ impl Standby {
                     self.number
                 );
                 Err(Failure::new(ExitCode::DbConnect, what)
-                    .because("it follows another primary now: its files are no base for this one's WAL")
+                    .because(
+                        "the standby follows another primary now: WAL of the primary that is backed up cannot be \
+                         replayed on its files",
+                    )
                     .remedy("let it follow the primary that is backed up, then run the backup again"))
             }
         }
@@ -210,15 +213,15 @@ fn promoted(standby: &Standby) -> Failure {
         standby.number
     );
     Failure::new(ExitCode::DbConnect, what)
-        .because("its files are those of another timeline from then on")
-        .remedy("run the backup again: the servers are asked anew which of them is the primary")
+        .because("since its promotion, its files belong to another timeline")
+        .remedy("run the backup again: pgmesh then asks the servers again which of them is the primary")
 }
 
 fn other_server(standby: &Standby, own: Checkpoint) -> Failure {
     let what = format!("the standby pg{} does not follow the primary", standby.number);
     Failure::new(ExitCode::DbConnect, what)
         .because(format!(
-            "its checkpoint at {} on timeline {} is none of the primary's",
+            "its checkpoint at {} on timeline {} is not a checkpoint of the primary",
             own.record, own.timeline
         ))
         .remedy("let primary_conninfo of the standby name the primary that pgN-… names")

@@ -122,7 +122,7 @@ impl DirectArchive {
             let (mut objects, mut sets) = (Vec::new(), Vec::new());
             for (repo, listed) in copies {
                 match listed.copies() {
-                    Copies::Cut => tracing::warn!("repo{repo}: an upload of {file} was cut; it does not count"),
+                    Copies::Cut => tracing::warn!("repo{repo}: the upload of {file} is incomplete and is ignored"),
                     Copies::One(copies) | Copies::Different(copies) => {
                         for Copy { path, of } in copies {
                             match of {
@@ -241,12 +241,12 @@ impl DirectArchive {
                 })
                 .await;
             for reason in silent {
-                tracing::warn!("timelines there are not considered: {reason}");
+                tracing::warn!("timelines of a repository are ignored: {reason}");
             }
         }
         let (descents, bad) = self.descents(histories).await;
         for reason in bad {
-            tracing::warn!("a history is not considered: {reason}");
+            tracing::warn!("a history file is ignored: {reason}");
         }
         Family {
             tree: descents.into_iter().collect(),
@@ -291,7 +291,7 @@ impl DirectArchive {
                 ExitCode::ArchiveMismatch,
                 format!("stanza {stanza} has no cluster with system identifier {id}"),
             )
-            .remedy("is this the right stanza?"),
+            .remedy("check --stanza"),
             _ => Failure::new(
                 ExitCode::BackupSetInvalid,
                 format!("no declared repository describes stanza {stanza}"),
@@ -424,16 +424,17 @@ fn judge(file: WalFileName, contents: usize, bad: &[String], silent: &[String]) 
         // Invariant 3 is the catalog's; without it there is no telling which content was acknowledged.
         2.. => Err(Failure::new(
             ExitCode::ArchiveDuplicate,
-            format!("{file} is in the repositories with different contents"),
+            format!("the repositories have {file} with different contents"),
         )
-        .remedy("only a node's catalog knows which one is right")),
+        .remedy("run this without --repo-direct: only the catalog of a node knows which content is right")),
         // Invariant 7: not found is a fact only when every repository was asked.
         0 if bad.is_empty() && silent.is_empty() => Ok(Archived::Never),
-        0 => Err(
-            Failure::new(ExitCode::RepoInvalid, format!("{file} cannot be read, and may exist"))
-                .because(reasons())
-                .remedy("make the repositories readable, or declare only those that are"),
-        ),
+        0 => Err(Failure::new(
+            ExitCode::RepoInvalid,
+            format!("{file} may exist, but not every repository can be read"),
+        )
+        .because(reasons())
+        .remedy("make the repositories readable, or declare only the readable ones")),
     }
 }
 

@@ -48,7 +48,7 @@ impl DirectSource {
     pub async fn choose(&self, asked: &Restoring) -> Result<Chosen, Failure> {
         let listing = self.repositories.list(&prefix::backups(&self.stanza)).await;
         for reason in &listing.silent {
-            tracing::warn!("backups there are not considered: {reason}");
+            tracing::warn!("backups of a repository are ignored: {reason}");
         }
         let mut found: BTreeMap<SystemId, Found> = BTreeMap::new();
         for (label, copies) in copies(listing.found, label_of) {
@@ -60,7 +60,7 @@ impl DirectSource {
                     cluster.size = root.segment_size;
                     cluster.backups.push(describe(root, repositories));
                 }
-                Err(failure) => tracing::warn!("backup {label} is not considered: {failure}"),
+                Err(failure) => tracing::warn!("backup {label} is ignored: {failure}"),
             }
         }
         if found.is_empty() {

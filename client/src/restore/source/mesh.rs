@@ -82,7 +82,7 @@ impl MeshSource {
             let (head, body) = self.mesh.fetch(&request, |head| Some(head.length)).await?;
             match self.open(head, body).await {
                 Ok(plain) => return decode_root(&plain, &self.stanza, label),
-                Err(failure) if bad < BAD_COPIES => tracing::warn!("{failure}; it is asked for again"),
+                Err(failure) if bad < BAD_COPIES => tracing::warn!("{failure}; it is requested again"),
                 Err(failure) => return Err(failure),
             }
             bad += 1;
@@ -109,10 +109,7 @@ impl MeshSource {
             match opened {
                 Ok(plain) => return Ok(plain),
                 Err(failure) if bad < BAD_COPIES && !self.is_only(reply.repo) => {
-                    tracing::warn!(
-                        "from repo{}: {failure}; it is asked for again from elsewhere",
-                        reply.repo
-                    );
+                    tracing::warn!("from repo{}: {failure}; another replica is requested", reply.repo);
                     avoid.push(reply.repo);
                 }
                 Err(failure) => return Err(failure),
@@ -135,7 +132,7 @@ impl MeshSource {
             self.check_repository(reply.repo)?;
             match self.open(reply.payload, body).await {
                 Ok(plain) => return Ok(plain),
-                Err(failure) if bad < BAD_COPIES => tracing::warn!("{failure}; it is asked for again"),
+                Err(failure) if bad < BAD_COPIES => tracing::warn!("{failure}; it is requested again"),
                 Err(failure) => return Err(failure),
             }
             bad += 1;
@@ -179,9 +176,9 @@ impl MeshSource {
         match &self.only {
             Some((only, _)) if only.get() != repo => Err(Failure::new(
                 ExitCode::RepoInvalid,
-                format!("repo{only} has no good copy of all that is needed"),
+                format!("repo{only} lacks a good replica of an object that is needed"),
             )
-            .remedy("restore without --repo: the mesh reads each object where it is whole")),
+            .remedy("restore without --repo: the mesh then reads each object from any repository with a good replica")),
             _ => Ok(()),
         }
     }
@@ -203,7 +200,7 @@ fn open(head: PayloadHead, bytes: Bytes, suite: DigestSuite) -> Result<Bytes, Fa
 fn bad_copy(digest: Digest, cause: impl std::fmt::Display) -> Failure {
     Failure::new(
         ExitCode::Checksum,
-        format!("object {digest} is not what its digest says"),
+        format!("the content of object {digest} does not match its digest"),
     )
     .because(cause)
 }

@@ -153,7 +153,7 @@ impl Opening {
             .map(|first| first.elapsed().as_secs())
             .unwrap_or_default();
         for key in self.waited_for {
-            let what = format!("repo{key} has not answered, {waited} s after another one");
+            let what = format!("repo{key} has not answered {waited} s after another repository had");
             let silent = Err(Failure::new(ExitCode::RepoInvalid, what));
             self.declared.push(Declared::new(key, silent));
         }
@@ -398,7 +398,7 @@ pub async fn identity(repositories: &[RepositorySettings]) -> Result<Bytes, Fail
         match read.await {
             Ok(text) => return Ok(text),
             Err(error) => {
-                let what = format!("what repo{key} in {store} says of itself cannot be read");
+                let what = format!("the identity of repo{key} in {store} cannot be read");
                 first.get_or_insert_with(|| Failure::new(code_of(&error), what).because(chain(&error)));
             }
         }

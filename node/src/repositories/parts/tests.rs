@@ -38,7 +38,7 @@ enum Does {
     /// It has it at once.
     Well,
     /// So long after the others.
-    Late(Duration),
+    LateWrites(Duration),
     /// Never.
     Fail,
     /// Under the next generation: a damaged object stands there.
@@ -63,7 +63,7 @@ async fn play(part: PartToWrite, targets: Vec<(RepoKey, Generation)>, does: impl
             Does::Well => durable.push(written(key.get(), generation.0, "here")),
             Does::Beside => durable.push(written(key.get(), generation.0 + 1, "here")),
             Does::Fail => owed.push(*key),
-            Does::Late(after) => {
+            Does::LateWrites(after) => {
                 owed.push(*key);
                 under_way += 1;
                 let (sender, end, key) = (sender.clone(), written(key.get(), generation.0, "here"), *key);
@@ -82,7 +82,7 @@ async fn play(part: PartToWrite, targets: Vec<(RepoKey, Generation)>, does: impl
         durable,
         owed,
         asked: targets.into_iter().collect(),
-        late: Late::waiting(ends, under_way),
+        late: LateWrites::waiting(ends, under_way),
     }
 }
 
@@ -167,7 +167,7 @@ async fn one_that_fails_a_part_has_not_got_the_file() {
 #[tokio::test]
 async fn one_that_is_a_little_slower_is_waited_for() {
     let does = |repo, _| match repo {
-        2 => Does::Late(Duration::from_millis(5)),
+        2 => Does::LateWrites(Duration::from_millis(5)),
         _ => Does::Well,
     };
     let (writing, outcome, ..) = run(1, does).await;
@@ -182,7 +182,7 @@ async fn one_that_is_a_little_slower_is_waited_for() {
 #[tokio::test]
 async fn one_that_is_much_slower_is_given_up_for_the_file() {
     let does = |repo, _| match repo {
-        2 => Does::Late(Duration::from_secs(50)),
+        2 => Does::LateWrites(Duration::from_secs(50)),
         _ => Does::Well,
     };
     let (writing, outcome, asked, took) = run(1, does).await;
@@ -196,7 +196,7 @@ async fn one_that_is_much_slower_is_given_up_for_the_file() {
 #[tokio::test]
 async fn one_that_holds_the_memory_of_the_next_part_is_given_up() {
     let does = |repo, _| match repo {
-        2 => Does::Late(2 * SHORT),
+        2 => Does::LateWrites(2 * SHORT),
         _ => Does::Well,
     };
     let (writing, outcome, asked, took) = run_with(Budget::new(1), 1, does).await;
@@ -222,7 +222,7 @@ async fn the_first_part_says_who_takes_part() {
 async fn nobody_is_given_up_who_is_needed() {
     // By turns: the repository that acknowledges one part is late with the next.
     let does = |repo, part| match (repo + part) % 2 {
-        0 => Does::Late(2 * SHORT),
+        0 => Does::LateWrites(2 * SHORT),
         _ => Does::Well,
     };
     let (writing, outcome, ..) = run(1, does).await;

@@ -60,8 +60,8 @@ pub(super) fn damaged_path(error: &SlotError, listed: &str) -> String {
 }
 
 impl Verification<'_> {
-    /// Says which incomplete sets of parts nothing refers to. What is missing of the others is found with all that is
-    /// missing.
+    /// Reports incomplete sets of parts to which no archive refers. Missing parts of the other sets are found with all
+    /// other missing objects.
     pub(super) async fn unreferenced_sets(
         &mut self,
         view: &View,

@@ -1,6 +1,7 @@
 //! Only a leader may do the leader's work.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use super::harness::{Mesh, wait_until};
 use super::{create, note, options};

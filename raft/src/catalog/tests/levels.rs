@@ -4,6 +4,11 @@ use super::harness::{Mesh, wait_until};
 use super::{note, notes, options};
 use crate::{Catalog, CatalogError, CatalogOptions, Command, Refusal};
 
+/// The program before this one.
+fn older() -> CatalogOptions {
+    CatalogOptions { level: 1, ..options() }
+}
+
 async fn note_level(mesh: &Mesh, node_id: u64, level: u32) {
     let leader = mesh.leader().await;
     leader
@@ -28,7 +33,7 @@ async fn restart(mesh: &mut Mesh, node_id: u64, level: u32) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mesh_is_upgraded_node_by_node_and_refuses_a_program_that_is_too_old() {
-    let mut mesh = Mesh::new(3, options()).await;
+    let mut mesh = Mesh::new(3, older()).await;
     for node_id in 1..=3 {
         note_level(&mesh, node_id, 1).await;
     }
@@ -52,8 +57,7 @@ async fn a_mesh_is_upgraded_node_by_node_and_refuses_a_program_that_is_too_old()
     let follower = mesh.follower().await.node_id();
     mesh.kill(follower).await;
     mesh.wait_until_closed(follower).await;
-    let old = CatalogOptions { level: 1, ..options() };
-    let opened = Catalog::open(&mesh.dir(follower), old).await;
+    let opened = Catalog::open(&mesh.dir(follower), older()).await;
     assert!(
         matches!(opened, Err(CatalogError::Level { found: 2, known: 1 })),
         "{opened:?}"
@@ -74,7 +78,7 @@ async fn a_mesh_is_upgraded_node_by_node_and_refuses_a_program_that_is_too_old()
 /// A node that has claimed a level which its program does not have stops before the command that raises the level.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_with_an_older_program_stops_at_the_command_that_raises_the_level() {
-    let mesh = Mesh::new(3, options()).await;
+    let mesh = Mesh::new(3, older()).await;
     for node_id in 1..=3 {
         // They say so, and it is not true.
         note_level(&mesh, node_id, 2).await;

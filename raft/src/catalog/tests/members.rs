@@ -66,7 +66,7 @@ async fn a_change_of_the_voters_can_be_brought_to_its_end_wherever_it_was_interr
         assert!(voters == three || voters == all, "step {step}: {voters:?}");
         note(&now, format!("step {step}")).await;
         mesh.lan.heal();
-        let began = std::time::Instant::now();
+        let began = tokio::time::Instant::now();
         wait_until("it follows", || {
             let follows = leader.status().next_voters.is_none() && notes(&leader).contains(&format!("step {step}"));
             if !follows && began.elapsed() > Duration::from_secs(25) {

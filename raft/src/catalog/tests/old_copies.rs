@@ -2,7 +2,8 @@
 //! vote nor follow, however few the others are, and nothing that was acknowledged may be lost.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use super::harness::{Mesh, wait_until};
 use super::{note, notes, options};
@@ -409,7 +410,7 @@ async fn a_learner_does_not_give_up_what_was_committed_for_a_leader_that_has_los
         let (node, voter) = (mesh.node(learner), mesh.node(1));
         let says_so = || {
             let trouble = node.status().trouble();
-            is_behind(&voter) || trouble.is_some_and(|trouble| trouble.contains("has lost entries that were committed"))
+            is_behind(&voter) || trouble.is_some_and(|trouble| trouble.contains("has lost committed entries"))
         };
         wait_until("one of them says so", says_so).await;
         assert_eq!(is_behind(&voter), starts == 1);

@@ -40,7 +40,7 @@ async fn a_node_whose_catalog_is_another_one_stands_still_and_the_others_go_on()
         // It says so, and applies nothing any more.
         wait_until("it says so", || {
             let trouble = changed.status().trouble();
-            trouble.is_some_and(|trouble| trouble.contains("are not the same after entry"))
+            trouble.is_some_and(|trouble| trouble.contains("differ after entry"))
         })
         .await;
         // It stays so when the others are so far ahead that there is nothing to compare any more.

@@ -1,6 +1,7 @@
 //! A log that holds an entry which cannot be applied, and the way out of it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use pgmesh_storage::Digest;
 

@@ -140,7 +140,7 @@ fn with_credentials(
         other => {
             return Err(unusable(
                 "azure-key-type",
-                format!("'{other}' is none of shared, sas, auto"),
+                format!("'{other}' is not one of shared, sas, auto"),
             ));
         }
     })

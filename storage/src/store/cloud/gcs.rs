@@ -55,7 +55,7 @@ pub fn build(parts: Parts<'_>) -> Result<GoogleCloudStorage, StoreError> {
         other => {
             return Err(unusable(
                 "gcs-key-type",
-                format!("'{other}' is none of service, token, auto"),
+                format!("'{other}' is not one of service, token, auto"),
             ));
         }
     }

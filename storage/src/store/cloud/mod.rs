@@ -19,9 +19,11 @@ mod service;
 mod transport;
 mod trouble;
 
+use pgmesh_runtime::tasks;
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -178,7 +180,7 @@ impl CloudStore {
             return Some(now);
         }
         let inner = Arc::clone(&self.0);
-        let rebuilt = tokio::task::spawn_blocking(move || {
+        let rebuilt = tasks::blocking("rebuilding a client", move || {
             let secrets = inner
                 .settings
                 .secrets

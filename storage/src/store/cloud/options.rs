@@ -97,7 +97,10 @@ impl Endpoint {
         match below.url() {
             Some(_) => Ok(below),
             None => {
-                let why = format!("'{name}' cannot stand before {}; set {style}=path", self.authority);
+                let why = format!(
+                    "the name '{name}' cannot be a part of the host name before {}; set {style}=path",
+                    self.authority
+                );
                 Err(unusable(option, why))
             }
         }
@@ -217,11 +220,21 @@ fn lock(settings: &StoreSettings) -> Result<Option<Lock>, StoreError> {
         None | Some("none") => return Ok(None),
         Some("governance") => false,
         Some("compliance") => true,
-        Some(other) => return Err(unusable("object-lock", format!("'{other}' is no mode of it"))),
+        Some(other) => {
+            return Err(unusable(
+                "object-lock",
+                format!("'{other}' is not a mode of object lock: none, governance or compliance"),
+            ));
+        }
     };
     let option = "object-lock-period";
     let period = milliseconds(settings, option)?.filter(|period| !period.is_zero());
-    let period = period.ok_or_else(|| unusable(option, "object-lock needs it: how long objects are kept"))?;
+    let period = period.ok_or_else(|| {
+        unusable(
+            option,
+            "object-lock needs this option: the time for which objects are kept",
+        )
+    })?;
     Ok(Some(Lock { compliance, period }))
 }
 

@@ -216,7 +216,7 @@ fn with_credentials(
         other => {
             return Err(unusable(
                 "s3-key-type",
-                format!("'{other}' is none of shared, auto, web-id, pod-id"),
+                format!("'{other}' is not one of shared, auto, web-id, pod-id"),
             ));
         }
     })

@@ -1,10 +1,12 @@
 //! All HTTP requests for a bucket go through this service: it adds signed headers, watches the progress, sorts
 //! failures, repeats requests within a budget, and gives a body out only when it is complete.
 
+use pgmesh_runtime::random;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -235,7 +237,7 @@ impl Inner {
             whole.extend_from_slice(&piece);
         }
         if let Some(length) = said.filter(|length| *length != whole.len() as u64) {
-            let what = format!("{} of {length} bytes have come", whole.len());
+            let what = format!("the connection ended after {} of {length} bytes", whole.len());
             return Err(Trouble::new(TroubleKind::Cut, what));
         }
         let mut answer = http::Response::new(());
@@ -265,7 +267,7 @@ fn of_credentials(trouble: Trouble, status: StatusCode) -> Trouble {
     };
     Trouble {
         kind,
-        what: format!("no token could be had for the credentials: the token server answers {status}"),
+        what: format!("the token server gave no token for these credentials: it answered {status}"),
         wait: trouble.wait,
     }
 }
@@ -289,7 +291,7 @@ fn given_up(trouble: Trouble) -> HttpError {
 fn chance() -> u32 {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let mut bytes = [0; 4];
-    match getrandom::fill(&mut bytes) {
+    match random::fill(&mut bytes) {
         Ok(()) => u32::from_ne_bytes(bytes),
         Err(_) => {
             let count = COUNTER.fetch_add(0x9E37_79B9, Ordering::Relaxed);

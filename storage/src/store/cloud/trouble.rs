@@ -281,13 +281,13 @@ impl Answer<'_> {
             TroubleKind::ClockSkew => {
                 "the server's clock and this machine's differ too much for it to accept signatures; set the clock"
             }
-            TroubleKind::NoBucket => "there is no such bucket or container; make it first, or mend its name",
+            TroubleKind::NoBucket => "there is no such bucket or container; create it first, or correct its name",
             TroubleKind::Tls => "the server cannot be trusted",
             TroubleKind::WrongPlace => "this is not where the bucket is; check endpoint, region and uri-style",
             TroubleKind::Full => "the server has no room left",
             TroubleKind::Unsupported => "the server does not know this kind of request",
             TroubleKind::Refused => "the server refuses the request",
-            TroubleKind::Retained => "it is under retention",
+            TroubleKind::Retained => "the object is under retention",
         };
         format!("{meaning} ({said})")
     }

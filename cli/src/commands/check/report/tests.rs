@@ -214,3 +214,18 @@ fn wal_that_is_missing_fails_the_check_where_no_backup_reaches_the_present() {
     assert!(report.troubles().iter().any(|trouble| trouble.contains("missing")));
     assert!(report.text(None).contains("wal: 3 WAL segments"));
 }
+
+#[test]
+fn a_worker_that_has_ended_is_named_and_does_not_fail_the_check() {
+    let mut report = report(&[], &[]);
+    let mut info = samples::mesh();
+    info.workers = vec![crate::commands::status::samples::worker(true)];
+    report.saw_mesh(&info, info.clock, info.clock);
+    all_up(&mut report);
+    assert_eq!(report.verdict(), Ok(()));
+    let line = "node n1: worker 'repair' has ended unexpectedly 2 times since the node's start";
+    assert!(report.troubles().iter().any(|trouble| trouble.starts_with(line)));
+    assert!(report.text(None).contains(line), "{}", report.text(None));
+    assert_eq!(report.json(None)["workers"][0]["ends"], 2);
+    assert_eq!(report.json(None)["workers"][0]["running"], true);
+}

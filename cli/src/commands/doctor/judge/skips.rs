@@ -20,18 +20,20 @@ fn one(nodes: &[&NodeStatus], entry: EntryId) -> Check {
     let behind = names(nodes.iter().filter(|own| !has(own) && !passed(own)));
     if !applied.is_empty() {
         let found = format!(
-            "left out by {skipped}, applied by {applied}: their catalogs differ, and they do not work together"
+            "skipped by {skipped}, applied by {applied}: the catalogs of these nodes differ, and the two sides do not \
+             work together"
         );
         let remedy = "decide which side is right; remove each node of the other one ('pgmesh node remove NAME --force'), empty its \
                       node-path, and let it join again";
         return Check::fail(subject, ExitCode::Config, found, remedy);
     }
     if !behind.is_empty() {
-        let found = format!("left out by {skipped}, not yet come to by {behind}");
-        let remedy = format!("start these with 'pgmesh node start --skip-entry={entry}', too");
+        let found = format!("skipped by {skipped}, not reached yet by {behind}");
+        let remedy =
+            format!("start the nodes that have not reached it with 'pgmesh node start --skip-entry={entry}', too");
         return Check::warn(subject, found, remedy);
     }
-    Check::ok(subject, format!("left out by all: {skipped}"))
+    Check::ok(subject, format!("skipped by all nodes: {skipped}"))
 }
 
 fn names<'a>(nodes: impl Iterator<Item = &'a &'a NodeStatus>) -> String {

@@ -182,7 +182,11 @@ fn the_ways_to_a_shared_repository_are_judged_one_by_one() {
     );
     assert_eq!(of(&checks, "repo3 on n2").0, Verdict::Warn);
     assert!(of(&checks, "repo3 on n3").1.contains("s3-bucket=walls"));
-    assert!(of(&checks, "ways to repo3").1.starts_with("n1 is the only one"));
+    assert!(
+        of(&checks, "ways to repo3")
+            .1
+            .starts_with("only node n1 has the repository open")
+    );
     for way in &mut status.repositories[2].nodes {
         way.health = HealthInfo::Up;
     }
@@ -213,10 +217,10 @@ fn an_entry_that_not_all_nodes_have_left_out_is_a_failure() {
     assert_eq!(of(&judged([true, true], [20, 20]), "entry 3.17").0, Verdict::Ok);
     let behind = of(&judged([true, false], [20, 16]), "entry 3.17");
     assert_eq!(behind.0, Verdict::Warn);
-    assert!(behind.1.ends_with("not yet come to by n2"), "{}", behind.1);
+    assert!(behind.1.ends_with("not reached yet by n2"), "{}", behind.1);
     let differs = of(&judged([true, false], [20, 20]), "entry 3.17");
     assert_eq!(differs.0, Verdict::Fail);
-    assert!(differs.1.starts_with("left out by n1, applied by n2"), "{}", differs.1);
+    assert!(differs.1.starts_with("skipped by n1, applied by n2"), "{}", differs.1);
 }
 
 #[test]
@@ -239,4 +243,23 @@ fn wal_that_is_missing_fails_where_no_backup_reaches_the_present() {
     status.holes.stanzas[0].unreached.clear();
     let (verdict, ..) = of(&judge(&seen(status)), "archived WAL");
     assert_eq!(verdict, Verdict::Warn);
+}
+
+#[test]
+fn a_worker_that_has_ended_is_an_alarm_and_a_failure_until_it_runs_again() {
+    let judged = |is_running| {
+        let mut status = samples::healthy();
+        status.nodes[0].1.as_mut().unwrap().workers = vec![samples::worker(is_running)];
+        of(&judge(&seen(status)), "workers of n1")
+    };
+    let (verdict, found, _) = judged(true);
+    assert_eq!(verdict, Verdict::Warn);
+    assert!(
+        found.starts_with("worker 'repair' has ended unexpectedly 2 times since the node's start, last at "),
+        "{found}"
+    );
+    assert!(found.ends_with(": it panicked: no; it was started again"), "{found}");
+    let (verdict, found, _) = judged(false);
+    assert_eq!(verdict, Verdict::Fail);
+    assert!(found.ends_with("it does not run"), "{found}");
 }

@@ -75,7 +75,7 @@ async fn invariant_3_what_was_compared_too_little_is_not_set_aside() {
     let plan = async |left: u64| -> Box<Plan> {
         let push = from_another(&other, left);
         let content = Content::InParts(push.payload.digest);
-        match node.plan_push(&push, &FILE.parse().unwrap(), content).await {
+        match node.archive.plan_push(&push, &FILE.parse().unwrap(), content).await {
             Ok(Planned::Write(plan)) => plan,
             _ => panic!("nothing is to be written"),
         }
@@ -110,16 +110,16 @@ async fn a_file_is_read_elsewhere_while_a_copy_is_doubted_once() {
     harm(&archive.files(1)[2]);
     let node = &archive.site.node;
     // The doubt does not come to its end.
-    let turn = node.doubts.turn().await;
+    let turn = node.reads.doubts.turn().await;
     for _ in 0..3 {
         let (read, repos) = get(client, vec![1]).await.unwrap();
         assert!(read == content && repos.iter().all(|repo| *repo == 2), "{repos:?}");
     }
-    assert_eq!(node.doubts.under_way(), 1);
+    assert_eq!(node.reads.doubts.under_way(), 1);
     drop(turn);
     archive.wait_for_replicas(&[(1, 1), (2, 0)]).await;
     archive
         .site
-        .wait("the end of the doubt", |_| node.doubts.under_way() == 0)
+        .wait("the end of the doubt", |_| node.reads.doubts.under_way() == 0)
         .await;
 }

@@ -1,0 +1,208 @@
+//! The certificates of clients, administrators, monitors and restoring hosts: which there are, and how one is taken
+//! away.
+//!
+//! A certificate is known by its public key, which a renewal does not change. The catalog has a row for each that was
+//! issued by a join; one that it does not know (it was issued at an earlier apply level) gets a row when it is first
+//! seen. A revoked key gets nothing from any node that has heard of it (`shut_out.rs`).
+
+use crate::Node;
+use crate::replies::unexpected;
+use pgmesh_protocol::{
+    CertificateInfo, CertificatePage, CertificateRevoked, ExitCode, Failure, ListCertificates, RevokeCertificates,
+    RevokedCertificates, now_unix, utc,
+};
+use pgmesh_raft::command::{NoteCertificate, RevokeCertificates as Revoke};
+use pgmesh_raft::{CERTIFICATES, CertificateRecord, CertificateRole, Command, Reply, View, short_key};
+use pgmesh_runtime::tasks;
+use pgmesh_transport::{MemberCertificate, Role};
+use std::sync::Arc;
+
+/// Certificates in one answer: with 64 stanzas each, they are far shorter together than a message may be.
+const PAGE: usize = 256;
+
+/// What the catalog calls a role; none for a node, whose certificate is in its own record.
+pub(crate) fn noted_role(role: &Role) -> Option<CertificateRole> {
+    match role {
+        Role::Node => None,
+        Role::Admin => Some(CertificateRole::Admin),
+        Role::Monitor => Some(CertificateRole::Monitor),
+        Role::Client { stanzas } => Some(CertificateRole::Client {
+            stanzas: stanzas.clone(),
+        }),
+        Role::Restore { stanzas } => Some(CertificateRole::Restore {
+            stanzas: stanzas.clone(),
+        }),
+    }
+}
+
+/// The role that a certificate gets for what the catalog calls one.
+pub(crate) fn granted_role(role: CertificateRole) -> Role {
+    match role {
+        CertificateRole::Admin => Role::Admin,
+        CertificateRole::Monitor => Role::Monitor,
+        CertificateRole::Client { stanzas } => Role::Client { stanzas },
+        CertificateRole::Restore { stanzas } => Role::Restore { stanzas },
+    }
+}
+
+/// Who it is, for the audit trail and the log. Two hosts of one name have two keys.
+pub(crate) fn actor_of(member: &MemberCertificate) -> String {
+    format!("{} {} ({})", member.role.kind(), member.name, short_key(&member.key.0))
+}
+
+/// Why a certificate of this key counts no more, if the catalog says so.
+pub(crate) fn revoked(view: &View, member: &MemberCertificate) -> Option<String> {
+    let record = view.certificate(&member.key.0).ok().flatten()?;
+    let revoked = record.revoked?;
+    let why = match revoked.why.as_str() {
+        "" => String::new(),
+        why => format!(": {why}"),
+    };
+    let (kind, name) = (member.role.kind(), &member.name);
+    Some(format!(
+        "the certificate of {kind} {name} was revoked at {}{why}",
+        utc(revoked.at)
+    ))
+}
+
+/// Why a certificate is over, if it is, by this machine's clock.
+pub(crate) fn ended(member: &MemberCertificate) -> Option<String> {
+    (member.not_after <= now_unix()).then(|| {
+        let (kind, name) = (member.role.kind(), &member.name);
+        format!(
+            "the certificate of {kind} {name} has ended at {}",
+            utc(member.not_after)
+        )
+    })
+}
+
+impl Node {
+    /// Whether the catalog notes certificates: the programs of all nodes know how.
+    pub(crate) fn notes_certificates(&self) -> Result<bool, Failure> {
+        Ok(self.catalog.view().levels()?.current >= CERTIFICATES)
+    }
+
+    /// Gives a certificate that is in use and that the catalog does not know a row, in the background.
+    pub(crate) fn note_unknown(self: &Arc<Self>, member: &MemberCertificate) {
+        let view = self.catalog.view();
+        let Some(role) = noted_role(&member.role) else { return };
+        let key = member.key.0;
+        if !matches!(view.certificate(&key), Ok(None)) || !self.notes_certificates().unwrap_or_default() {
+            return;
+        }
+        let is_a_nodes = |nodes: Vec<(_, pgmesh_raft::NodeRecord)>| {
+            let mut administrators = nodes.iter().map(|(_, node)| node.administrator);
+            administrators.any(|administrator| administrator == key)
+        };
+        if role == CertificateRole::Admin && view.nodes().map_or(true, is_a_nodes) {
+            return;
+        }
+        let note = NoteCertificate {
+            key,
+            name: member.name.to_string(),
+            role,
+            not_after: member.not_after,
+            is_renewed: false,
+        };
+        let (node, actor) = (self.clone(), actor_of(member));
+        tasks::spawn("certificate", async move {
+            let noted = node
+                .catalog
+                .propose(&actor, Command::NoteCertificate(Box::new(note)))
+                .await;
+            if let Err(error) = noted {
+                tracing::debug!(actor, %error, "a certificate that is in use is not noted");
+            }
+        });
+    }
+
+    /// The catalog notes that a member's certificate is renewed, in its row where it has one, and in the audit trail.
+    /// The key stays.
+    pub(crate) async fn note_renewal(&self, member: &MemberCertificate, not_after: i64) -> Result<(), Failure> {
+        let actor = actor_of(member);
+        let command = match noted_role(&member.role) {
+            Some(role) if self.notes_certificates()? && !self.is_administrator_of_a_node(&member.key.0)? => {
+                Command::NoteCertificate(Box::new(NoteCertificate {
+                    key: member.key.0,
+                    name: member.name.to_string(),
+                    role,
+                    not_after,
+                    is_renewed: true,
+                }))
+            }
+            _ => Command::Audit {
+                what: format!("certificate of {actor} renewed until {}", utc(not_after)),
+            },
+        };
+        self.catalog.propose(&actor, command).await?;
+        Ok(())
+    }
+
+    fn is_administrator_of_a_node(&self, key: &[u8; 32]) -> Result<bool, Failure> {
+        let nodes = self.catalog.view().nodes()?;
+        Ok(nodes.iter().any(|(_, node)| node.administrator == *key))
+    }
+
+    /// A page of the certificates that were issued.
+    pub(crate) async fn list_certificates(&self, list: ListCertificates) -> Result<CertificatePage, Failure> {
+        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
+        let rows = view.certificates(list.after.as_ref()).take(PAGE + 1);
+        let mut certificates = rows
+            .map(|row| row.map(|(key, record)| info(key, record)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let more = certificates.len() > PAGE;
+        certificates.truncate(PAGE);
+        Ok(CertificatePage { certificates, more })
+    }
+
+    /// The certificates of a name count no more.
+    pub(crate) async fn revoke_certificates(
+        &self,
+        member: &MemberCertificate,
+        revoke: RevokeCertificates,
+    ) -> Result<RevokedCertificates, Failure> {
+        let command = Command::RevokeCertificates(Box::new(Revoke {
+            name: revoke.name,
+            reason: revoke.reason,
+            asker: member.key.0,
+            force: revoke.force,
+        }));
+        match self.catalog.propose(&actor_of(member), command).await? {
+            Reply::Revoked { certificates } => Ok(RevokedCertificates { certificates }),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+/// Refuses a request of a member whose certificate is over.
+pub(crate) fn refuse_ended(member: &MemberCertificate) -> Result<(), Failure> {
+    match ended(member) {
+        None => Ok(()),
+        Some(why) => Err(Failure::new(ExitCode::Crypto, why).remedy(JOIN_AGAIN)),
+    }
+}
+
+/// What the holder of a certificate does that counts no more.
+pub(crate) const JOIN_AGAIN: &str =
+    "join again with a new token: 'pgmesh invite' on a node, then 'pgmesh join --force TOKEN' on this host";
+
+fn info(key: [u8; 32], record: CertificateRecord) -> CertificateInfo {
+    CertificateInfo {
+        key,
+        name: record.name,
+        role: record.role.kind().to_owned(),
+        stanzas: record.role.stanzas().iter().map(ToString::to_string).collect(),
+        issued_at: record.issued_at,
+        not_after: record.not_after,
+        renewed_at: record.renewed_at,
+        revoked: record.revoked.map(|revoked| CertificateRevoked {
+            at: revoked.at,
+            by: revoked.by,
+            why: revoked.why,
+        }),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests;
