@@ -1,5 +1,5 @@
-//! The asker of a connection's requests, and the memory that its bodies take: a part of the budget for its account, held
-//! before the bytes are read.
+//! The asker of a connection's requests, and the memory that its bodies take: a part of the budget for its account,
+//! held before the bytes are read.
 
 use crate::Node;
 use crate::budget::{Budget, Busy, GivenUp, Held};

@@ -260,7 +260,8 @@ mod tests {
         use crate::testing::{TestNode, stanza};
         use pgmesh_protocol::{GetSegment, VerifyRequest};
         let site = TestNode::start(crate::SessionTimes::default()).await;
-        let client = site.connect().await;
+        let admin = site.certificate(&pgmesh_transport::Role::Admin, "root");
+        let client = site.connect_as(&admin).await;
         site.create_stanza(&client).await;
         let get = GetSegment {
             stanza: stanza(),
@@ -288,9 +289,8 @@ mod tests {
         let mut lines = told(&site.node);
         lines.sort();
         let expected = ["archive-get of stanza main", "verify of stanza main"];
-        assert_eq!(
-            lines,
-            expected.map(|what| format!("admin alpha: {what} from 127.0.0.1"))
-        );
+        let actor = crate::certificates::actor_of(admin.member());
+        let expected = expected.map(|what| format!("{actor}: {what} from 127.0.0.1"));
+        assert_eq!(lines, expected);
     }
 }

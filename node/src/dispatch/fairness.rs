@@ -1,4 +1,5 @@
-//! One client does not hurt another (decision 42): pushes of one stanza while a client of another stanza does its worst.
+//! One client does not hurt another (decision 42): pushes of one stanza while a client of another stanza does its
+//! worst.
 
 use crate::SessionTimes;
 use crate::testing::{Connected, SUITE, TestNode, push_of, segment_of, stanza};
@@ -194,8 +195,8 @@ async fn a_long_message_takes_memory_of_the_budget() {
     drop(all);
 }
 
-/// All attacks at once, by one certificate with all the connections that it gets, which sends as much as it can and reads
-/// nothing. The attacker is in the same process, and keeps little itself.
+/// All attacks at once, by one certificate with all the connections that it gets, which sends as much as it can and
+/// reads nothing. The attacker is in the same process, and keeps little itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_memory_of_a_node_under_attack_is_its_budgets_and_a_little() {
     let mut site = Site::start().await;

@@ -286,7 +286,7 @@ impl Served {
     /// Passes a verification's events on as they come.
     async fn verify(&self, request: pgmesh_protocol::VerifyRequest, stream: &mut Stream) -> Result<(), StreamError> {
         // Objects are read to the end, several at once: a client verifies once at a time.
-        let _counted = match self.node.backups.clients.begin_verifying(self.asker.account()) {
+        let _counted = match self.node.backups.verifications.begin(self.asker.account()) {
             Ok(counted) => counted,
             Err(busy) => return reply(stream, Ok(VerifyEvent::Failed(busy))).await,
         };

@@ -9,7 +9,7 @@ use pgmesh_protocol::{ExitCode, Failure, ResumeSession};
 use pgmesh_raft::{CatalogError, Command, LogIndex, Refusal, Reply, SessionId, SessionKind};
 use pgmesh_runtime::tasks;
 use pgmesh_transport::Account;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,8 +17,6 @@ use std::time::Duration;
 const MOST_OF_A_CONNECTION: usize = 16;
 /// The sessions of one account at this node: a backup for each of its stanzas, and restores.
 const MOST_OF_AN_ACCOUNT: usize = 128;
-/// Verifications for clients at once.
-const MOST_VERIFYING: usize = 2;
 /// So many characters are kept of a holder's description of itself.
 const HOLDER: usize = 200;
 /// So many reasons for the end of sessions, the latest, are remembered for their holders.
@@ -63,19 +61,6 @@ struct Inner {
     open: HashMap<SessionId, Open>,
     connections: HashMap<ConnectionNumber, Connection>,
     reasons: VecDeque<(SessionId, String)>,
-    /// Clients for whom this node verifies.
-    verifying: HashSet<Account>,
-}
-
-/// A verification for a client, counted until dropped.
-pub(crate) struct Verifying<'c>(Option<(&'c ClientSessions, Account)>);
-
-impl Drop for Verifying<'_> {
-    fn drop(&mut self) {
-        if let Some((clients, account)) = &self.0 {
-            clients.lock().verifying.remove(account);
-        }
-    }
 }
 
 /// A session that is being opened, counted until dropped.
@@ -165,22 +150,6 @@ impl ClientSessions {
             clients: self,
             connection,
         })
-    }
-
-    /// Counts a verification that a client asks for. Each reads several objects at once, all the time.
-    pub(crate) fn begin_verifying(&self, account: &Account) -> Result<Verifying<'_>, Failure> {
-        if *account == Account::Mesh {
-            return Ok(Verifying(None));
-        }
-        let mut inner = self.lock();
-        let others = inner.verifying.len();
-        if others >= MOST_VERIFYING || !inner.verifying.insert(account.clone()) {
-            let what = format!("this node verifies for {others} clients already, once at a time for each");
-            let failure = Failure::new(ExitCode::LockAcquire, what);
-            return Err(failure.remedy("run it again when the other verification has ended"));
-        }
-        drop(inner);
-        Ok(Verifying(Some((self, account.clone()))))
     }
 
     /// A session began, or goes on, on this connection. Not if the connection has ended meanwhile, or if the holder has
@@ -541,19 +510,6 @@ mod tests {
         assert!(clients.begin_opening(1001).is_ok());
         opening.pop();
         assert!(clients.begin_opening(1000).is_ok());
-    }
-
-    #[test]
-    fn a_client_verifies_once_at_a_time_and_an_administrator_always() {
-        let clients = ClientSessions::default();
-        let of = |name: &str| Account::of_stanzas(&[name.parse().unwrap()]);
-        let first = clients.begin_verifying(&of("a")).unwrap();
-        assert!(clients.begin_verifying(&of("a")).is_err());
-        let _second = clients.begin_verifying(&of("b")).unwrap();
-        assert!(clients.begin_verifying(&of("c")).is_err());
-        assert!(clients.begin_verifying(&Account::Mesh).is_ok());
-        drop(first);
-        assert!(clients.begin_verifying(&of("c")).is_ok());
     }
 
     #[test]
