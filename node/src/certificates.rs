@@ -1,9 +1,9 @@
 //! The certificates of clients, administrators, monitors and restoring hosts: which there are, and how one is taken
 //! away.
 //!
-//! A certificate is known by its public key, which a renewal does not change. The catalog has a row for each that was
-//! issued by a join; one that it does not know (it was issued at an earlier apply level) gets a row when it is first
-//! seen. A revoked key gets nothing from any node that has heard of it (`shut_out.rs`).
+//! A certificate is known by its public key, which a renewal does not change. The catalog has a row for each
+//! certificate that was issued by a join; an unknown certificate (issued at an earlier apply level) gets a row when it
+//! is first seen. A revoked key gets nothing from any node that has heard of it (`shut_out.rs`).
 
 use crate::Node;
 use crate::replies::unexpected;
@@ -15,7 +15,7 @@ use pgmesh_protocol::{
 use pgmesh_raft::command::{NoteCertificate, RevokeCertificates as Revoke};
 use pgmesh_raft::{
     CERTIFICATES, CatalogError, CertificateRecord, CertificateRole, Command, ReadError, Refusal, Reply, Revocation,
-    View, short_key,
+    View, limits, short_key,
 };
 use pgmesh_runtime::tasks;
 use pgmesh_transport::{MemberCertificate, Role};
@@ -23,10 +23,8 @@ use std::sync::Arc;
 
 /// Certificates in one answer: with 64 stanzas each, they are far shorter together than a message may be.
 const PAGE: usize = 256;
-/// A renewal that prolongs a certificate by less is not noted, in seconds.
-const RENEWAL: i64 = 24 * 3600;
 
-/// What the catalog calls a role; none for a node, whose certificate is in its own record.
+/// The catalog's word for a role; none for a node, whose certificate is in the node's record.
 pub(crate) fn noted_role(role: &Role) -> Option<CertificateRole> {
     match role {
         Role::Node => None,
@@ -41,7 +39,7 @@ pub(crate) fn noted_role(role: &Role) -> Option<CertificateRole> {
     }
 }
 
-/// The role that a certificate gets for what the catalog calls one.
+/// The role of a certificate, from the catalog's word for it.
 pub(crate) fn granted_role(role: CertificateRole) -> Role {
     match role {
         CertificateRole::Admin => Role::Admin,
@@ -102,11 +100,7 @@ impl Node {
         if !matches!(view.certificate(&key), Ok(None)) || !self.notes_certificates().unwrap_or_default() {
             return;
         }
-        let is_a_nodes = |nodes: Vec<(_, pgmesh_raft::NodeRecord)>| {
-            let mut administrators = nodes.iter().map(|(_, node)| node.administrator);
-            administrators.any(|administrator| administrator == key)
-        };
-        if role == CertificateRole::Admin && view.nodes().map_or(true, is_a_nodes) {
+        if role == CertificateRole::Admin && self.is_administrator_of_a_node(&key).unwrap_or(true) {
             return;
         }
         let note = NoteCertificate {
@@ -136,8 +130,7 @@ impl Node {
         if let Worth::Nothing { why, .. } = worth(&view, member) {
             return Err(Failure::new(ExitCode::Crypto, why).remedy(JOIN_AGAIN));
         }
-        // Renewed in a loop, it would fill the log.
-        let gains = |before: i64| not_after.saturating_sub(before) >= RENEWAL;
+        let gains = |before: i64| not_after.saturating_sub(before) >= limits::RENEWAL;
         let command = match noted_role(&member.role) {
             Some(role) if self.notes_certificates()? && !self.is_administrator_of_a_node(&member.key.0)? => {
                 let known = view.certificate(&member.key.0)?;
@@ -215,7 +208,7 @@ pub(crate) fn refuse_ended(member: &MemberCertificate) -> Result<(), Failure> {
     }
 }
 
-/// What the holder of a certificate does that counts no more.
+/// The remedy for the holder of a certificate that counts no more.
 pub(crate) const JOIN_AGAIN: &str =
     "join again with a new token: 'pgmesh invite' on a node, then 'pgmesh join --force TOKEN' on this host";
 

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// What is counted, is counted for so long.
+/// Failed joins are counted for so long.
 const WINDOW: Duration = Duration::from_secs(60);
 /// Unknown tokens from one address in that time.
 const OF_AN_ADDRESS: u32 = 10;

@@ -1,5 +1,5 @@
 //! Reading what the catalog knows: the part of a node that hands bytes out, each of them checked (invariant 6).
-//! `services/read.rs` has what clients ask of it, and here is what the other parts of the node read.
+//! The requests of clients are in `services/read.rs`; the reads of the node's other parts are here.
 
 use crate::core::Core;
 use crate::refs::{self, Known};

@@ -80,33 +80,24 @@ impl Supervisor {
     ) -> JoinHandle<()> {
         let supervisor = self.clone();
         tasks::spawn(name, async move {
-            let pauses = supervisor.pauses;
-            let mut pause = pauses.first;
+            let mut restarts = Restarts::new(supervisor.pauses);
             let mut has_ended = false;
             loop {
-                let began = Instant::now();
                 // The closure is called inside of the future: it may panic, too.
-                let running = async {
-                    play_panic(name, has_ended);
-                    worker().await;
-                };
-                let ended = AssertUnwindSafe(running).catch_unwind().await;
-                let why = match &ended {
-                    Ok(()) => "its loop ended".to_owned(),
-                    Err(panic) => describe_panic(panic.as_ref()),
-                };
+                let (why, pause) = restarts
+                    .run(async {
+                        play_panic(name, has_ended);
+                        worker().await;
+                    })
+                    .await;
                 has_ended = true;
                 supervisor.note_end(name, &why);
                 if policy == Policy::EndNode {
                     supervisor.end_node(name, why);
                     return;
                 }
-                if began.elapsed() >= pauses.steady {
-                    pause = pauses.first;
-                }
                 tracing::error!(worker = name, why, again_in = ?pause, "a worker has ended unexpectedly");
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(pauses.longest);
                 supervisor.note_start(name);
             }
         })
@@ -115,21 +106,12 @@ impl Supervisor {
     /// Runs one of several works of a worker, such as that on one repository, until the worker stops. Its panic stops
     /// none of the others; it is counted as the worker's, and the work begins again after a pause.
     pub(crate) async fn keep<Work: Future<Output = ()>>(&self, name: &'static str, of: &str, work: impl Fn() -> Work) {
-        let mut pause = self.pauses.first;
+        let mut restarts = Restarts::new(self.pauses);
         loop {
-            let began = Instant::now();
-            let ended = AssertUnwindSafe(async { work().await }).catch_unwind().await;
-            let why = match &ended {
-                Ok(()) => "its loop ended".to_owned(),
-                Err(panic) => describe_panic(panic.as_ref()),
-            };
-            if began.elapsed() >= self.pauses.steady {
-                pause = self.pauses.first;
-            }
+            let (why, pause) = restarts.run(async { work().await }).await;
             self.note_panic(name, &format!("{of}: {why}"));
             tracing::error!(worker = name, of, why, again_in = ?pause, "a part of a worker has ended unexpectedly");
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(self.pauses.longest);
         }
     }
 
@@ -210,6 +192,34 @@ impl Supervisor {
         .because(why)
         .remedy("start the node again, and report this with the node's log: it is an error in pgmesh");
         self.fatal.send_replace(Some(failure));
+    }
+}
+
+/// The runs of a worker, or of one of its works, one after the other.
+struct Restarts {
+    pauses: Pauses,
+    next: Duration,
+}
+
+impl Restarts {
+    fn new(pauses: Pauses) -> Self {
+        let next = pauses.first;
+        Self { pauses, next }
+    }
+
+    /// Runs the work to its end. Why it has ended, and the pause before the next run.
+    async fn run(&mut self, work: impl Future<Output = ()>) -> (String, Duration) {
+        let began = Instant::now();
+        let why = match AssertUnwindSafe(work).catch_unwind().await {
+            Ok(()) => "its loop ended".to_owned(),
+            Err(panic) => describe_panic(panic.as_ref()),
+        };
+        if began.elapsed() >= self.pauses.steady {
+            self.next = self.pauses.first;
+        }
+        let pause = self.next;
+        self.next = (pause * 2).min(self.pauses.longest);
+        (why, pause)
     }
 }
 

@@ -75,6 +75,8 @@ pub const DATABASES: usize = 1024;
 pub const TOKENS: usize = 1024;
 /// The certificate of a member, in bytes: all of a TLS handshake must fit into this.
 pub const CERTIFICATE: usize = 16 << 10;
+/// A renewal that prolongs a certificate by less is not noted, in seconds: renewed in a loop, it would fill the log.
+pub const RENEWAL: i64 = 24 * 3600;
 /// Certificates that count, of all members but nodes, with expired ones that there is room for. It bounds what a join
 /// looks through.
 pub const CERTIFICATES: usize = if cfg!(test) { 4 } else { 1 << 14 };

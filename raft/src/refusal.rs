@@ -1,6 +1,7 @@
 //! Why the catalog does not accept a command. A refused command changes nothing.
 
 mod stale;
+mod taken;
 mod words;
 
 pub use stale::StaleGeneration;

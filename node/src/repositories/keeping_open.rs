@@ -103,10 +103,7 @@ impl Core {
 
     /// Why this node's repositories are not open, a sentence; nothing where all are.
     pub(crate) fn why_not_open(&self) -> Option<String> {
-        let why = |slot: &Arc<Slot>| match slot.opened() {
-            Opened::Open(_) => None,
-            Opened::Closed { why, .. } | Opened::Refused { why, .. } => Some(format!("repo{}: {why}", slot.key)),
-        };
+        let why = |slot: &Arc<Slot>| Some(format!("repo{}: {}", slot.key, slot.why_not_open()?));
         let reasons: Vec<String> = self.repositories.slots().filter_map(why).collect();
         (!reasons.is_empty()).then(|| reasons.join("; "))
     }

@@ -230,6 +230,14 @@ impl Slot {
         }
     }
 
+    /// Why the repository is not open; nothing where it is.
+    pub(crate) fn why_not_open(&self) -> Option<String> {
+        match self.opened() {
+            Opened::Open(_) => None,
+            Opened::Closed { why, .. } | Opened::Refused { why, .. } => Some(why),
+        }
+    }
+
     /// Whether requests should be sent there now.
     pub fn admits(&self) -> bool {
         self.repository().is_some() && self.watch.admits()
@@ -290,7 +298,9 @@ impl Slot {
         let Some(repository) = self.repository() else {
             return Err(SlotError::NotOpen {
                 repo: self.key,
-                why: describe(&self.opened()),
+                why: self
+                    .why_not_open()
+                    .unwrap_or_else(|| "it was opened just now".to_owned()),
             });
         };
         let identity = Box::new(repository.claimed_as().clone());
@@ -435,13 +445,6 @@ impl SlotError {
             Self::Store { source, .. } => source.is_of_the_repository(),
             Self::Remote { kind, .. } => *kind == RemoteErrorKind::Unavailable,
         }
-    }
-}
-
-fn describe(opened: &Opened) -> String {
-    match opened {
-        Opened::Open(_) => "it was opened just now".to_owned(),
-        Opened::Closed { why, .. } | Opened::Refused { why, .. } => why.clone(),
     }
 }
 

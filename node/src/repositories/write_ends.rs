@@ -6,7 +6,7 @@ use pgmesh_storage::RepoKey;
 use std::collections::BTreeSet;
 use tokio::sync::mpsc;
 
-/// What a write to one repository has come to.
+/// The outcome of a write to one repository.
 pub(super) type End = (RepoKey, Result<Written, SlotError>);
 
 /// Tells the plan how each write of a task has ended. A write that does not say so itself, because its task has

@@ -1,4 +1,4 @@
-//! What a token makes of its bearer, and what is looked at before anything is signed or proposed for it.
+//! The role that a token gives to its bearer, and the checks of a join before the node signs or proposes anything.
 //!
 //! A stranger may send any number of joins. So the cheapest check comes first: the token, in this node's own catalog;
 //! only a token that is not there is asked for at the leader, and that is limited. Then the certificate request, which
@@ -10,7 +10,7 @@ use crate::certificates::{noted_role, revocation};
 use crate::services::admin::node_name;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{CreateInvite, ExitCode, Failure, JoinRequest, now_unix};
-use pgmesh_raft::{CERTIFICATES, CatalogError, Redeemed, Refusal, TokenId, TokenRecord, TokenRole, View, short_key};
+use pgmesh_raft::{CERTIFICATES, CatalogError, Redeemed, Refusal, TokenId, TokenRecord, TokenRole, View};
 use pgmesh_transport::{Fingerprint, JoinPlace, MemberName, Role, key_of_request};
 use std::net::IpAddr;
 
@@ -195,18 +195,13 @@ impl Node {
         Ok(key)
     }
 
-    /// `apply` decides; this keeps what is refused for certain out of the log.
+    /// `apply` decides; this keeps a join that is refused for certain out of the log.
     fn refuse_taken(&self, name: &str, key: &[u8; 32]) -> Result<(), Failure> {
         let (view, now) = (self.catalog.view(), now_unix());
         for row in view.certificates(None) {
             let (other, record) = row?;
             if record.is_called(name) && other != *key && record.is_valid(now) {
-                return Err(refused(Refusal::NameTaken {
-                    name: name.to_owned(),
-                    role: record.role.kind().to_owned(),
-                    stanzas: record.role.stanzas().to_vec(),
-                    key: short_key(&other),
-                }));
+                return Err(refused(Refusal::name_taken(name, &other, &record)));
             }
         }
         Ok(())

@@ -22,14 +22,12 @@ pub const CERTIFICATES: u32 = 2;
 
 /// For so long after its end a certificate's row is listed where there is room, in seconds.
 const KEPT: i64 = 30 * 24 * 3600;
-/// A renewal that prolongs a certificate by less is not noted, in seconds: it would only cost log.
-const RENEWAL: i64 = 24 * 3600;
 /// The longest reason of a revocation, in characters.
 const REASON_CHARACTERS: usize = 500;
 
 type Rows = Vec<([u8; 32], CertificateRecord)>;
 
-/// Refuses what the catalog's level does not know.
+/// Refuses a command that the catalog's level does not know.
 pub(super) fn need_level<B: Base>(step: &Step<'_, '_, B>, level: u32) -> Outcome<()> {
     let known: Levels = step.txn.record(Table::Mesh, key::LEVELS)?.unwrap_or_default();
     if known.current < level {
@@ -123,13 +121,7 @@ fn others_of_name<B: Base>(
     let keeps = |record: &CertificateRecord| replaced.is_none_or(|role| role.kind() != record.role.kind());
     match others.iter().find(|(_, record)| keeps(record)) {
         None => Ok(others),
-        Some((other, record)) => Err(Refusal::NameTaken {
-            name: name.to_owned(),
-            role: record.role.kind().to_owned(),
-            stanzas: record.role.stanzas().to_vec(),
-            key: short_key(other),
-        }
-        .into()),
+        Some((other, record)) => Err(Refusal::name_taken(name, other, record).into()),
     }
 }
 
@@ -198,7 +190,7 @@ pub(super) fn note<B: Base>(step: &mut Step<'_, '_, B>, note: NoteCertificate) -
             }
             .into());
         }
-        Some(known) if not_after.saturating_sub(known.not_after) < RENEWAL => return Ok(Reply::Done),
+        Some(known) if not_after.saturating_sub(known.not_after) < limits::RENEWAL => return Ok(Reply::Done),
         Some(known) => CertificateRecord {
             not_after: known.not_after.max(not_after),
             renewed_at: Some(step.at),

@@ -5,7 +5,7 @@ use std::fmt;
 use pgmesh_storage::StanzaName;
 use serde::{Deserialize, Serialize};
 
-/// What the holder of a certificate may do.
+/// The rights of a certificate's holder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CertificateRole {
     /// Everything.
@@ -64,7 +64,7 @@ impl fmt::Display for CertificateRole {
 pub struct CertificateRecord {
     /// Its holder's name.
     pub name: String,
-    /// What its holder may do.
+    /// The rights of its holder.
     pub role: CertificateRole,
     /// When it was first issued, in seconds since the Unix epoch; where that is not known, when it was first seen.
     pub issued_at: i64,

@@ -35,8 +35,8 @@ pub const REVOKE: CommandSpec = CommandSpec {
             serves it nor renews its certificate any more. A node that is cut off from the majority serves it until it \
             hears of it. Certificates of the name that no node has seen yet are refused, too; unused tokens that a \
             revoked administrator has made are taken back. Someone who had an administrator's key may have invited a \
-            node, which has the mesh's private key: look at `pgmesh node list`. The host joins again with a new token. A node goes with `pgmesh node \
-            remove`. Refused where the last administrator who was invited would shut itself out, or no certificate of \
+            node, which has the mesh's private key: look at `pgmesh node list`. The host joins again with a new token. A \
+            node goes with `pgmesh node remove`. Refused where the last administrator who was invited would shut itself out, or no certificate of \
             the name is known, unless --force is given.",
     arguments: &[required("NAME", "as `pgmesh client list` names it")],
     examples: &[
@@ -62,8 +62,8 @@ pub const INVITE: CommandSpec = CommandSpec {
             the token can join: hand it over safely and let it expire soon. A node's token is for one \
             `node-name` and no other. If the mesh has a node of that name, it is refused without --force; with it, \
             the new node takes the place of the one that has lost its disk, which must not run. Other roles choose \
-            their name when they join; with --force, the token is for NAME and no other, and the certificates that NAME has in the same role are revoked \
-            when it is used.",
+            their name when they join; with --force, the token is for NAME and no other, and the certificates that \
+            NAME has in the same role are revoked when it is used.",
     arguments: &[optional(
         "NAME",
         "with --role=node: the `node-name` of the new node; with --force: the name that it takes over",

@@ -283,10 +283,10 @@ fn a_renewal_that_gains_nothing_is_not_noted() {
     let mut world = world();
     join(&mut world, "db1", 1, client()).unwrap();
     let before = last_audit(&world);
-    world.run(renew("db1", 1, 1_000_000 + RENEWAL - 1)).unwrap();
+    world.run(renew("db1", 1, 1_000_000 + limits::RENEWAL - 1)).unwrap();
     assert_eq!(row(&world, 1).unwrap().renewed_at, None);
     assert_eq!(last_audit(&world), before);
-    world.run(renew("db1", 1, 1_000_000 + RENEWAL)).unwrap();
+    world.run(renew("db1", 1, 1_000_000 + limits::RENEWAL)).unwrap();
     assert!(row(&world, 1).unwrap().renewed_at.is_some());
 }
 
