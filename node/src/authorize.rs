@@ -111,6 +111,7 @@ fn rights(request: &Request) -> Rights<'_> {
         | Request::GetChunk(_)
         | Request::GetPieces(_)
         | Request::ChooseBackup(_)
+        | Request::GetRetained(_)
         | Request::ArchiveStatus(_) => reading(of_stanza(request)),
         Request::PushSegment(_)
         | Request::ChangeMaps(_)
@@ -123,7 +124,13 @@ fn rights(request: &Request) -> Rights<'_> {
         | Request::UpgradeStanza(_)
         | Request::AdoptStanza(_)
         | Request::SetStopped(_)
-        | Request::Annotate(_) => of_client(of_stanza(request)),
+        | Request::Annotate(_)
+        // The catalog keeps a stanza's last full backup in each repository, and all that is held.
+        | Request::ExpireBackups(_)
+        | Request::ExpireWal(_) => of_client(of_stanza(request)),
+        // A stolen client could release what an administrator holds against it.
+        Request::HoldBackup(r) if r.hold.is_none() => of_administrator,
+        Request::HoldBackup(_) => of_client(of_stanza(request)),
         Request::Verify(_) => Rights {
             node: true,
             ..reading(of_stanza(request))

@@ -2,7 +2,9 @@
 //! field is too large, and the field goes no further. The catalog checks fields that it keeps again
 //! (`pgmesh_raft::limits`).
 
-use pgmesh_protocol::{CreateStanza, JoinRequest, NewNode, PIECES_LIMIT, PayloadHead, QUERY_LIMIT, Request};
+use pgmesh_protocol::{
+    CreateStanza, EXPIRED_AT_ONCE, JoinRequest, NewNode, PIECES_LIMIT, PayloadHead, QUERY_LIMIT, Request,
+};
 #[cfg(test)]
 mod largest;
 
@@ -61,6 +63,22 @@ pub fn check(request: &Request) -> Result<(), Failure> {
         Request::AdoptStanza(r) => cluster(&r.cluster),
         Request::SetStopped(r) => text("the reason", r.stopped.as_deref().unwrap_or_default(), limits::REASON),
         Request::Annotate(r) => annotations(&r.annotations),
+        Request::ExpireBackups(r) => {
+            list("backups to expire", r.labels.len(), EXPIRED_AT_ONCE)?;
+            text("the reason", &r.why, limits::REASON)
+        }
+        Request::ExpireWal(r) => {
+            list("stretches of WAL that stay", r.keep.len(), EXPIRED_AT_ONCE)?;
+            text(
+                "the last file's name",
+                r.after.as_deref().unwrap_or_default(),
+                limits::NAME,
+            )
+        }
+        Request::HoldBackup(r) => {
+            let why = r.hold.as_ref().map_or("", |hold| hold.why.as_str());
+            text("the reason", why, limits::REASON)
+        }
         Request::ListRepository(r) => {
             text("the path", &r.path, limits::OPTION)?;
             text("the last name", r.after.as_deref().unwrap_or_default(), limits::OPTION)
@@ -100,6 +118,7 @@ pub fn check(request: &Request) -> Result<(), Failure> {
             text("the identifier of a repository", &r.uuid, limits::NAME)
         }
         Request::Hello(_)
+        | Request::GetRetained(_)
         | Request::ResumeSession(_)
         | Request::KeepSession(_)
         | Request::EndSession(_)

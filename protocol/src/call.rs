@@ -8,7 +8,7 @@
 use crate::choice::{Chosen, PriorChoice};
 use crate::*;
 use pgmesh_storage::wire::{self, DecodeError};
-use pgmesh_storage::{PayloadHead, StanzaName};
+use pgmesh_storage::{BackupLabel, PayloadHead, StanzaName};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
@@ -25,6 +25,10 @@ const SHORT: usize = 8 << 10;
 const TEXTS: usize = 64 << 10;
 /// The length of an encoded digest, and room for the lengths around a list of them.
 const DIGEST: usize = 36;
+/// An encoded label of a backup.
+const LABEL: usize = 40;
+/// An encoded stretch of WAL.
+const STRETCH: usize = 2 * 32;
 /// The targets of an object: repositories with their identities, encoded. A request names each repository at most
 /// twice.
 const TARGETS: usize = 2 * pgmesh_storage::RepoKey::MAX as usize * 300;
@@ -252,6 +256,15 @@ calls! {
     /// The certificates of a name count no more, on any node.
     43 RevokeCertificates(RevokeCertificates) -> RevokedCertificates, TEXTS, "client revoke";
 
+    /// The backups and archives of a stanza that one repository keeps.
+    44 GetRetained(GetRetained) -> Retained, SMALL, "retention read";
+    /// One repository keeps these backups no more.
+    45 ExpireBackups(ExpireBackups) -> ExpiredBackups, TEXTS + EXPIRED_AT_ONCE * LABEL, "expire";
+    /// One repository keeps this WAL no more.
+    46 ExpireWal(ExpireWal) -> ExpiredWal, TEXTS + EXPIRED_AT_ONCE * STRETCH, "expire of WAL";
+    /// A backup must not expire, or may again. The reply names the backups that it holds with it.
+    47 HoldBackup(HoldBackup) -> Vec<BackupLabel>, TEXTS, "hold";
+
     /// Between nodes: a message of the Raft group. The reply is one, too; both are encoded by the group's own types.
     64 Raft(Consensus) -> Consensus, CONSENSUS_LIMIT, "consensus", reply at most CONSENSUS_LIMIT;
     /// Between nodes: the asking node has started, with these addresses and this program.
@@ -322,6 +335,10 @@ impl Request {
             Self::ForgetWal(r) => Some(&r.stanza),
             Self::SetStopped(r) => r.stanza.as_ref(),
             Self::Annotate(r) => Some(&r.stanza),
+            Self::GetRetained(r) => Some(&r.stanza),
+            Self::ExpireBackups(r) => Some(&r.stanza),
+            Self::ExpireWal(r) => Some(&r.stanza),
+            Self::HoldBackup(r) => Some(&r.stanza),
             Self::Hello(_)
             | Self::TerminateSession(_)
             | Self::AcceptLoss(_)
@@ -376,7 +393,7 @@ mod tests {
 
     #[test]
     fn a_number_that_no_request_has_is_none() {
-        for number in [0, 44, 63, 75, u16::MAX] {
+        for number in [0, 48, 63, 75, u16::MAX] {
             assert!(Request::decode(number, &[]).unwrap().is_none());
             assert_eq!((Request::max(number), Request::name_of(number)), (None, None));
         }

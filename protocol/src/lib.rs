@@ -19,6 +19,7 @@ pub mod choice;
 mod clock;
 mod entry_id;
 mod exit_code;
+mod expire;
 pub mod failure;
 mod holes;
 mod info;
@@ -49,6 +50,10 @@ pub use certificates::{
 pub use clock::{now_unix, utc};
 pub use entry_id::{EntryId, EntryIdError};
 pub use exit_code::ExitCode;
+pub use expire::{
+    EXPIRED_AT_ONCE, ExpireBackups, ExpireWal, ExpiredBackups, ExpiredFile, ExpiredWal, GetRetained, HoldBackup,
+    HoldInfo, HoldWish, KeptWal, Retained, RetainedBackup, RetainedDatabase,
+};
 pub use failure::Failure;
 pub use holes::{HoleInfo, HolesReport, StanzaHoles};
 pub use info::{

@@ -34,6 +34,8 @@ pub(super) fn rests(request: &Request) -> Rests {
         | Request::ForgetWal(_)
         | Request::DeleteStanza(_)
         | Request::RemoveRepository(_)
+        | Request::ExpireBackups(_)
+        | Request::ExpireWal(_)
         | Request::ReplaceRepository(_)
         | Request::CollectGarbage(_) => Rests::Yes,
         Request::Hello(_)
@@ -49,6 +51,8 @@ pub(super) fn rests(request: &Request) -> Rests {
         | Request::Verify(_)
         | Request::SetStopped(_)
         | Request::Annotate(_)
+        | Request::GetRetained(_)
+        | Request::HoldBackup(_)
         | Request::ListRepository(_)
         | Request::ReadRepository(_)
         | Request::Invite(_)
