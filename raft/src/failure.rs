@@ -1,7 +1,7 @@
 //! The catalog's refusals, as the user reads them: exit code and remedy for each refusal.
 
 use crate::error::{CatalogError, ReadError};
-use crate::refusal::Refusal;
+use crate::refusal::{OtherMachine, OtherWriter, Refusal};
 use pgmesh_protocol::ExitCode;
 use pgmesh_protocol::failure::{Failure, chain};
 use pgmesh_storage::StanzaName;
@@ -69,8 +69,8 @@ fn stanza_of(refusal: &Refusal) -> Option<&StanzaName> {
         | R::VersionDiffers { stanza, .. }
         | R::SegmentSizeDiffers { stanza, .. }
         | R::Duplicate { stanza, .. }
-        | R::OtherWriter { stanza, .. }
-        | R::OtherMachine { stanza, .. }
+        | R::OtherWriter(OtherWriter { stanza, .. })
+        | R::OtherMachine(OtherMachine { stanza, .. })
         | R::HistoryContradicts { stanza, .. } => Some(stanza),
         _ => None,
     }
@@ -176,7 +176,7 @@ fn verdict(refusal: &Refusal) -> (ExitCode, Option<&'static str>) {
                  stanza of its own and take a full backup",
             ),
         ),
-        R::OtherWriter { .. } => (
+        R::OtherWriter(_) => (
             ExitCode::ArchiveMismatch,
             Some(
                 "if this is a copy (a clone, or a restore for a test), turn its archiving off or give it a stanza of its own: 'pgmesh \
@@ -186,7 +186,7 @@ fn verdict(refusal: &Refusal) -> (ExitCode, Option<&'static str>) {
             ),
         ),
         // Nothing is wrong yet: it is tried again.
-        R::OtherMachine { .. } => (
+        R::OtherMachine(_) => (
             ExitCode::LockAcquire,
             Some(
                 "if the volume was moved here, wait, or run here: 'pgmesh --stanza=NAME --force stanza-adopt'; if \

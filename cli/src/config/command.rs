@@ -3,6 +3,8 @@
 
 mod clients;
 mod commands;
+mod nodes;
+mod repositories;
 
 pub use commands::COMMANDS;
 use std::fmt;

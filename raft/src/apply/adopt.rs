@@ -327,7 +327,7 @@ mod tests {
             .unwrap();
         let mut clone = push_segment(2, 5, 7);
         clone.server.instance = "b".to_owned();
-        assert!(matches!(world.push(clone), Err(Refusal::OtherWriter { .. })));
+        assert!(matches!(world.push(clone), Err(Refusal::OtherWriter(_))));
         assert!(matches!(world.push(push_segment(2, 5, 7)), Ok(Reply::Pushed { .. })));
         assert!(matches!(
             world.push(push_history(3, &[(1, 90), (2, 120)])),

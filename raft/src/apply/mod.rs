@@ -44,6 +44,8 @@ mod refusals_fence;
 #[cfg(test)]
 mod refusals_mesh;
 #[cfg(test)]
+mod refusals_repository;
+#[cfg(test)]
 pub(crate) mod scenario;
 #[cfg(test)]
 mod shared;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::histories;
 use super::{Branch, LogIndex, Server, SessionId, StoredObject};
 use crate::limits;
-use crate::refusal::Refusal;
+use crate::refusal::{OtherMachine, OtherWriter, Refusal};
 
 /// One PostgreSQL cluster that the mesh backs up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -191,13 +191,13 @@ impl Writer {
     /// The refusal of another instance that pushes in this writer's place.
     #[must_use]
     pub fn refusal(&self, stanza: &StanzaName, timeline: TimelineId, given: &str) -> Refusal {
-        Refusal::OtherWriter {
+        Refusal::OtherWriter(OtherWriter {
             stanza: stanza.clone(),
             timeline,
             known: self.instance.clone(),
             host: self.host.clone(),
             given: given.to_owned(),
-        }
+        })
     }
 }
 
@@ -246,7 +246,7 @@ impl LastPush {
     /// The refusal of the same instance on another machine.
     #[must_use]
     pub fn refusal(&self, stanza: &StanzaName, timeline: TimelineId, now: i64) -> Refusal {
-        Refusal::OtherMachine {
+        Refusal::OtherMachine(OtherMachine {
             stanza: stanza.clone(),
             timeline,
             host: self.host.clone(),
@@ -254,7 +254,7 @@ impl LastPush {
             segment: self.segment,
             seconds: now.saturating_sub(self.at).max(0),
             wait: self.patience(),
-        }
+        })
     }
 }
 
