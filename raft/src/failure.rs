@@ -1,7 +1,7 @@
 //! The catalog's refusals, as the user reads them: exit code and remedy for each refusal.
 
 use crate::error::{CatalogError, ReadError};
-use crate::refusal::{OtherMachine, OtherWriter, Refusal};
+use crate::refusal::{ExpiryRefusal, OtherMachine, OtherWriter, Refusal};
 use pgmesh_protocol::ExitCode;
 use pgmesh_protocol::failure::{Failure, chain};
 use pgmesh_storage::StanzaName;
@@ -79,6 +79,25 @@ fn stanza_of(refusal: &Refusal) -> Option<&StanzaName> {
 /// What the holder of a certificate does that counts no more.
 const JOIN_AGAIN: &str =
     "join again with a new token: 'pgmesh invite' on a node, then 'pgmesh join --force TOKEN' here";
+
+fn expiry(refusal: &ExpiryRefusal) -> (ExitCode, Option<&'static str>) {
+    use ExpiryRefusal as E;
+    match refusal {
+        E::Held { .. } => (
+            ExitCode::CommandInvalid,
+            Some("an administrator releases it: 'pgmesh --stanza=NAME release LABEL'"),
+        ),
+        E::LastFull { .. } => (
+            ExitCode::BackupSetInvalid,
+            Some("take a full backup first: 'pgmesh --stanza=NAME --type=full backup'"),
+        ),
+        E::Committing { .. } => (ExitCode::LockAcquire, Some("try again in a moment")),
+        E::Unlisted(_) => (
+            ExitCode::ArchiveTimeout,
+            Some("try again: the leader reads them now, and 'pgmesh status' says if it cannot"),
+        ),
+    }
+}
 
 fn verdict(refusal: &Refusal) -> (ExitCode, Option<&'static str>) {
     use Refusal as R;
@@ -309,6 +328,7 @@ fn verdict(refusal: &Refusal) -> (ExitCode, Option<&'static str>) {
             ExitCode::OptionInvalid,
             Some("give the name that the token is for: 'pgmesh join --force TOKEN NAME'; the token is still good"),
         ),
+        R::Expiry(refusal) => expiry(refusal),
         R::TooManyCertificates(_) => (
             ExitCode::CommandInvalid,
             Some("revoke those of hosts that are gone: 'pgmesh client list', then 'pgmesh client revoke NAME'"),

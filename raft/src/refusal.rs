@@ -1,10 +1,12 @@
 //! Why the catalog does not accept a command. A refused command changes nothing.
 
+mod expiry;
 mod stale;
 mod taken;
 mod words;
 mod writer;
 
+pub use expiry::ExpiryRefusal;
 pub use stale::StaleGeneration;
 use words::{and_others, for_stanzas, has, others_owe, shown, switch, wrong_token};
 pub use writer::{OtherMachine, OtherWriter};
@@ -565,4 +567,7 @@ pub enum Refusal {
     /// There is no room for one more certificate that counts.
     #[error("the mesh has {0} certificates that count, and cannot have more")]
     TooManyCertificates(u64),
+    /// Something does not expire, or is not released.
+    #[error(transparent)]
+    Expiry(ExpiryRefusal),
 }

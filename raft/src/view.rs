@@ -7,6 +7,7 @@
 
 mod certificates;
 mod orphans;
+mod uses;
 mod wal;
 
 use std::sync::Arc;

@@ -6,7 +6,7 @@ use pgmesh_storage::{Generation, RepoKey, WrappedKey};
 
 use super::names::{free_generation, lowest_claim};
 use super::node::lose_reach;
-use super::objects::{need_repository, owe};
+use super::objects::{has_expired, need_repository, owe};
 use super::retire::changing;
 use super::{Base, Outcome, Step};
 use crate::error::ReadError;
@@ -174,7 +174,7 @@ pub(super) fn backfill<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey) -> Ou
         }
         let holds = stored.replicas.iter().any(|replica| replica.repo == repo);
         let owes = step.txn.get(Table::Debts, &key::debt(repo, object))?.is_some();
-        if !holds && !owes {
+        if !holds && !owes && !has_expired(step.txn, object, repo)? {
             let debt = Debt {
                 since: step.at,
                 reason: DebtReason::Owed,

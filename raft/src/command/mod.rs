@@ -6,6 +6,7 @@
 mod adopt;
 mod backup;
 mod cluster;
+mod expiry;
 mod members;
 mod name;
 mod objects;
@@ -15,6 +16,7 @@ mod wal;
 pub use adopt::{Adopt, AdoptedDatabase, AdoptedFile};
 pub use backup::CommitBackup;
 pub use cluster::Cluster;
+pub use expiry::{DropUses, EndListing, ExpireBackups, ExpireWal, HoldBackup, NoteUses, Release};
 pub use members::{AdmitNode, HandOutToken, IssueCertificate, NoteCertificate, RevokeCertificates};
 pub use objects::{ClaimedObject, NewChunk, NewReplica};
 pub use orphans::{DiscardOrphans, NoteOrphans};
@@ -516,4 +518,50 @@ pub enum Command {
     /// Hands out a join token, as `CreateToken`, and remembers who has made it. Refused to a revoked administrator.
     /// Reply: `Done`.
     HandOutToken(Box<HandOutToken>),
+
+    /// A running backup begins to note its uses of chunks: from here on nothing of its stanza expires or is released
+    /// until it is committed or given up, so that the node that reads both manifests compares them with uses that do
+    /// not change. Reply: `Done`.
+    StageUses {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The session that holds the stanza's backup lock.
+        session: SessionId,
+        /// The label that the backup was begun with.
+        label: BackupLabel,
+    },
+    /// Notes uses of chunks, of a staged backup or of one that is listed. Reply: `Done`.
+    NoteUses(Box<NoteUses>),
+    /// Deaths of uses could not be noted, since the manifest before could not be read: the stanza is to be listed.
+    /// Reply: `Done`.
+    DoubtUses {
+        /// The stanza.
+        stanza: StanzaName,
+    },
+    /// All uses of a stanza are noted. Refused with [`Refusal::Recheck`](crate::Refusal::Recheck) where it was doubted
+    /// again since. Reply: `Done`.
+    EndListing(Box<EndListing>),
+    /// Drops uses of a backup that noted them and was given up, and releases the chunks in repositories that do not
+    /// need them. Reply: `Released`.
+    DropUses(Box<DropUses>),
+    /// One repository keeps backups no more. All or none: refused where one is held, and where the repository would be
+    /// left without a full backup of the database of its newest one. Reply: `Expired`.
+    ExpireBackups(Box<ExpireBackups>),
+    /// One repository keeps WAL files no more. Files are passed over that a backup needs that the repository keeps, and
+    /// files of which it has the only copy while another repository owes one. Reply: `ExpiredWal`.
+    ExpireWal(Box<ExpireWal>),
+    /// Withdraws the replicas of chunks that no backup needs that the repository keeps; chunks that no backup needs
+    /// anywhere are condemned. Each is judged by the uses that the catalog knows. Reply: `Released`.
+    Release(Box<Release>),
+    /// All that an expired backup alone needed in a repository is released. Reply: `Done`.
+    EndRelease {
+        /// The repository.
+        repo: RepoKey,
+        /// The stanza.
+        stanza: StanzaName,
+        /// The backup.
+        label: BackupLabel,
+    },
+    /// Holds a backup, or releases it. Reply: `Held`.
+    HoldBackup(Box<HoldBackup>),
 }

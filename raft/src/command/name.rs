@@ -81,6 +81,16 @@ impl Command {
             Self::NoteCertificate(_) => "note certificate",
             Self::RevokeCertificates(_) => "revoke certificates",
             Self::HandOutToken(_) => "hand out token",
+            Self::StageUses { .. } => "stage uses",
+            Self::NoteUses(_) => "note uses",
+            Self::DoubtUses { .. } => "doubt uses",
+            Self::EndListing(_) => "end listing",
+            Self::DropUses(_) => "drop uses",
+            Self::ExpireBackups(_) => "expire backups",
+            Self::ExpireWal(_) => "expire WAL",
+            Self::Release(_) => "release",
+            Self::EndRelease { .. } => "end release",
+            Self::HoldBackup(_) => "hold backup",
         }
     }
 }

@@ -7,7 +7,7 @@ use pgmesh_storage::{ArchiveId, BackupLabel, DbId, Digest, StanzaName};
 use serde::{Deserialize, Serialize};
 
 use super::histories;
-use super::{Branch, LogIndex, Server, SessionId, StoredObject};
+use super::{Branch, ExpiredIn, LogIndex, Server, SessionId, StoredObject};
 use crate::limits;
 use crate::refusal::{OtherMachine, OtherWriter, Refusal};
 
@@ -278,6 +278,9 @@ pub struct RunningBackup {
     pub label: BackupLabel,
     /// When it began, in seconds since the Unix epoch.
     pub began_at: i64,
+    /// Set when its uses of chunks begin to be noted: from then on nothing of its stanza expires or is released until
+    /// it is committed or given up.
+    pub is_staged: bool,
 }
 
 /// One archived WAL file; its key is (stanza, database, file name).
@@ -290,4 +293,6 @@ pub struct SegmentRecord {
     /// The log position of the push. It decides which of two files was archived first, not a clock. 0 for a file that
     /// was taken up from a repository when the catalog was rebuilt: it was archived before all others.
     pub pushed: LogIndex,
+    /// Repositories that do not keep it any more.
+    pub expired: ExpiredIn,
 }
