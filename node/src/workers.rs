@@ -12,13 +12,16 @@ type Worker = fn(Arc<Node>) -> BoxFuture<'static, ()>;
 
 /// All but the renewal of certificates, which needs the server, too. Each of them begins from the catalog and from the
 /// repositories whenever it is started, so it can be started again.
-const WORKERS: [(&str, Policy, Worker); 14] = [
+const WORKERS: [(&str, Policy, Worker); 15] = [
     ("sessions", Restart, |node| {
         Box::pin(node.backups.clone().keep_sessions())
     }),
     ("opening", Restart, |node| Box::pin(node.core.clone().keep_opening())),
     ("repair", Restart, |node| {
         Box::pin(node.janitor.clone().keep_repairing())
+    }),
+    ("releases", Restart, |node| {
+        Box::pin(node.janitor.clone().keep_releasing())
     }),
     ("sweep", Restart, |node| Box::pin(node.janitor.clone().keep_sweeping())),
     ("orphans", Restart, |node| {

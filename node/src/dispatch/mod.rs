@@ -282,6 +282,10 @@ impl Served {
             Request::AcceptLoss(AcceptLoss { position }) => {
                 logged(stream, "catalog-accept-loss", node.accept_loss(actor, position).await).await
             }
+            Request::GetRetained(ask) => reply(stream, node.retained(ask).await).await,
+            Request::ExpireBackups(expire) => logged(stream, "expire", node.expire_backups(actor, expire).await).await,
+            Request::ExpireWal(expire) => logged(stream, "expire of WAL", node.expire_wal(actor, expire).await).await,
+            Request::HoldBackup(hold) => logged(stream, "hold", node.hold_backup(actor, hold).await).await,
             Request::Annotate(annotate) => reply(stream, node.annotate(actor, annotate).await).await,
             Request::ListRepository(list) => reply(stream, node.list_repository(list, self.peer.is_node()).await).await,
             Request::ReadRepository(read) => {

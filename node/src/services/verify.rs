@@ -423,10 +423,14 @@ impl Verification<'_> {
     }
 
     async fn stanzas(&mut self, view: &View, slots: &[Arc<Slot>]) -> Result<(), Failure> {
+        let registered: Vec<RepoKey> = view.repositories()?.into_iter().map(|(repo, _)| repo).collect();
         for (stanza, record) in self.stanza_rows(view)? {
             self.wal(view, &stanza, &record).await?;
             for row in view.backups(&stanza, None) {
-                let (label, _) = row?;
+                let (label, backup) = row?;
+                if !registered.iter().any(|repo| backup.is_kept_in(*repo)) {
+                    continue;
+                }
                 self.summary.backups += 1;
                 self.backup(view, &stanza, &label, slots).await?;
             }
