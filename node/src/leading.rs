@@ -2,7 +2,7 @@
 //! dead nodes.
 
 use crate::Node;
-use crate::handover::{Handover, SlowDisk};
+use crate::handover::{Handover, Lead};
 use crate::membership::{Act, Group, Member, Step, Stranded, next_act, stranded_without};
 use crate::sessions::Silences;
 use pgmesh_protocol::{ExitCode, Failure};
@@ -26,13 +26,6 @@ struct Heard {
     silences: Silences,
     /// The last entry that each node had at the last look.
     matched: BTreeMap<u64, Option<u64>>,
-}
-
-/// Whether another node shall lead.
-#[derive(Default)]
-pub(crate) struct Lead {
-    handover: Handover,
-    slow: SlowDisk,
 }
 
 impl Node {

@@ -51,6 +51,7 @@ mod fate;
 mod handover;
 mod health;
 mod init;
+mod introductions;
 mod janitor;
 mod join;
 mod leading;
@@ -80,6 +81,7 @@ mod testing;
 mod wal_holes;
 mod wal_ranges;
 mod workers;
+mod worth;
 
 pub use init::{Initialized, init};
 pub use join::{Joined, join, redeem_by_token};

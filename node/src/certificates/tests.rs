@@ -3,7 +3,7 @@ use crate::SessionTimes;
 use crate::services::Comer;
 use crate::testing::{Connected, TestNode, stanza};
 use pgmesh_protocol::{
-    BeginRestore, CreateInvite, GetInfo, GetSegment, GetStatus, Hello, JoinRequest, RenewCertificate,
+    BeginRestore, CreateInvite, GetInfo, GetSegment, GetStatus, Hello, JoinRequest, RenewCertificate, now_unix,
 };
 use pgmesh_raft::{LogIndex, SessionId};
 use pgmesh_transport::{CloseCode, ConnectionLost, Identity, JoinClient, JoinToken, KeyRequest};

@@ -6,8 +6,9 @@
 //! another request.
 
 use crate::Node;
-use crate::certificates::{noted_role, revocation};
+use crate::certificates::noted_role;
 use crate::services::admin::node_name;
+use crate::worth::revocation;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{CreateInvite, ExitCode, Failure, JoinRequest, now_unix};
 use pgmesh_raft::{CERTIFICATES, CatalogError, Redeemed, Refusal, TokenId, TokenRecord, TokenRole, View};

@@ -25,6 +25,7 @@ pub use certificate::{CertificateRecord, CertificateRole, Revocation, short_key}
 pub use chunk::{ChunkRecord, ChunkState};
 pub use debt::{CondemnedChunk, Debt, DebtReason, Garbage, GarbageKey, GarbageObject, Lost, RepositoryCounters};
 pub use fence::{Judgement, Known};
+pub use histories::HistoryRecord;
 pub use mesh::{CatalogLoss, CatalogPast, Levels, MeshRecord};
 pub use node::{NodeName, NodeNameError, NodeRecord, NodeService, VotePolicy};
 pub use object::{Claim, ObjectRef, Replica, StoredObject};
@@ -33,6 +34,6 @@ pub use pgmesh_protocol::{Branch, LogIndex, PlacedIdentity, RequestId, Server};
 pub use repository::{Backfill, ChangeKind, RepositoryChange, RepositoryMark, RepositoryRecord};
 pub use request::Remembered;
 pub use session::{SessionId, SessionKind, SessionRecord};
-pub use stanza::{Database, HistoryRecord, LastPush, Lineage, RunningBackup, SegmentRecord, StanzaRecord, Writer};
+pub use stanza::{Database, LastPush, Lineage, RunningBackup, SegmentRecord, StanzaRecord, Writer};
 pub use token::{Redeemed, Redemption, TokenId, TokenRecord, TokenRole};
 pub use withdrawn::WithdrawnMarks;
