@@ -5,7 +5,7 @@
 //! certificate that was issued by a join; an unknown certificate (issued at an earlier apply level) gets a row when it
 //! is first seen. A revoked key gets nothing from any node that has heard of it (`shut_out.rs`).
 
-use crate::Node;
+use crate::membership::Membership;
 use crate::replies::unexpected;
 use crate::worth::{Worth, ended, worth};
 use pgmesh_protocol::{
@@ -53,7 +53,7 @@ pub(crate) fn actor_of(member: &MemberCertificate) -> String {
     format!("{} {} ({})", member.role.kind(), member.name, short_key(&member.key.0))
 }
 
-impl Node {
+impl Membership {
     /// Whether the catalog notes certificates: the programs of all nodes know how.
     pub(crate) fn notes_certificates(&self) -> Result<bool, Failure> {
         Ok(self.catalog.view().levels()?.current >= CERTIFICATES)

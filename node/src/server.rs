@@ -150,7 +150,7 @@ async fn serve_connection(node: Arc<Node>, incoming: pgmesh_transport::Incoming)
     }
     let actor = match peer.member() {
         Some(member) => {
-            node.note_unknown(member);
+            node.membership.note_unknown(member);
             actor_of(member)
         }
         None => "joining".to_owned(),
@@ -161,7 +161,7 @@ async fn serve_connection(node: Arc<Node>, incoming: pgmesh_transport::Incoming)
     let served = Arc::new(Served::new(node.clone(), &session, actor.clone(), number));
     tokio::select! {
         () = served.accept_streams(&session) => {}
-        why = node.until_shut_out(&peer) => {
+        why = node.membership.until_shut_out(&peer) => {
             tracing::warn!(%remote, why, "a connection is closed");
             session.close(CloseCode::FORBIDDEN, &with_era(&node, &why));
             node.backups.end_sessions_of(&actor, &peer, number).await;

@@ -7,7 +7,7 @@
 
 use crate::backups::Backups;
 use crate::certificates::{JOIN_AGAIN, refuse_ended};
-use crate::core::Core;
+use crate::membership::Membership;
 use crate::sessions::ConnectionNumber;
 use crate::worth::{Worth, ended, worth};
 use pgmesh_protocol::{ExitCode, Failure, Request, now_unix};
@@ -26,9 +26,9 @@ fn is_introduction(request: &Request) -> bool {
     matches!(request, Request::Raft(_) | Request::Announce(_))
 }
 
-impl Core {
+impl Membership {
     /// Refuses a request of a peer that is not, or no longer, a member of the mesh.
-    pub(crate) fn check_worth(self: &Arc<Self>, peer: &Peer, request: &Request) -> Result<(), Failure> {
+    pub(crate) fn check_worth(&self, peer: &Peer, request: &Request) -> Result<(), Failure> {
         let Some(member) = peer.member() else {
             return Ok(());
         };
@@ -41,7 +41,7 @@ impl Core {
             Worth::Unheard if is_introduction(request) && self.links.acquaintances.knows(member) => Ok(()),
             Worth::Unheard => {
                 if is_introduction(request) {
-                    self.ask_around(member);
+                    self.core.ask_around(member);
                 }
                 Err(Failure::new(
                     ExitCode::Protocol,
@@ -197,7 +197,7 @@ mod tests {
             delete(),
         ] {
             assert!(
-                site.node.core.check_worth(&peer, &request).is_err(),
+                site.node.membership.check_worth(&peer, &request).is_err(),
                 "{}",
                 request.name()
             );
@@ -289,10 +289,10 @@ mod tests {
         site.admit(&site.certificate(&Role::Node, "beta")).await;
         let forged = site.certificate(&Role::Node, "beta");
         let peer = Peer::Member(Arc::new(forged.member().clone()));
-        assert!(site.node.core.check_worth(&peer, &Hello.into()).is_ok());
+        assert!(site.node.membership.check_worth(&peer, &Hello.into()).is_ok());
         for request in [GetAuthority.into(), GetNodeStatus.into(), delete(), consensus()] {
             assert!(
-                site.node.core.check_worth(&peer, &request).is_err(),
+                site.node.membership.check_worth(&peer, &request).is_err(),
                 "{}",
                 request.name()
             );
@@ -318,7 +318,7 @@ mod tests {
             "{lost:?}"
         );
         let renewed = Peer::Member(Arc::new(site.renewed(&admin).member().clone()));
-        assert!(site.node.core.check_worth(&renewed, &list.into()).is_err());
+        assert!(site.node.membership.check_worth(&renewed, &list.into()).is_err());
         others.ask(&list, None).await.unwrap();
     }
 }

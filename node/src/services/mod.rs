@@ -14,6 +14,7 @@ mod get_segment;
 mod healths;
 mod info;
 mod joining;
+mod members;
 mod mesh;
 mod named;
 mod passed_over;
