@@ -12,8 +12,8 @@
 //! - The messages are [`pgmesh_protocol`]'s; `bounds` has their largest sizes.
 //! - `server` accepts, `dispatch` serves a connection, `authorize` decides by role, `services` carry out.
 //! - `repositories` write to all at once and read from the best one; `health` ranks them.
-//! - `certificates` lists and revokes certificates, `worth` decides which of them count, `failed_joins` limits the joins
-//!   of strangers; `acquaintances` are the nodes that a node takes for members before its catalog does.
+//! - `certificates` lists and revokes certificates, `worth` decides which of them count, `failed_joins` limits the
+//!   joins of strangers; `acquaintances` are the nodes that a node takes for members before its catalog does.
 //! - `links` are the ways to other nodes, `consensus` carries Raft over them.
 //! - [`rebuild`]: a catalog made anew from one repository alone; no network.
 //! - A node is made of parts, each with the state that it alone uses (decision 41): `reads`, `archive`, `backups`,
