@@ -112,7 +112,7 @@ impl TestNode {
 
     /// A certificate of the mesh.
     pub(crate) fn certificate(&self, role: &Role, name: &str) -> Identity {
-        let authority = self.node.authority().unwrap();
+        let authority = self.node.membership.authority().unwrap();
         let validity = Duration::from_secs(3600);
         authority.issue(role, &name.parse().unwrap(), validity).unwrap()
     }
@@ -149,7 +149,7 @@ impl TestNode {
 
     /// The same member with a renewed certificate.
     pub(crate) fn renewed(&self, identity: &Identity) -> Identity {
-        let authority = self.node.authority().unwrap();
+        let authority = self.node.membership.authority().unwrap();
         let (csr, member) = (identity.renewal_csr_der().unwrap(), identity.member());
         let validity = Duration::from_secs(7200);
         let certificate = authority.sign_csr(&csr, &member.role, &member.name, validity).unwrap();

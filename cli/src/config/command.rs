@@ -71,6 +71,26 @@ pub struct Argument {
     pub help: &'static str,
 }
 
+impl Argument {
+    /// An argument that must be given.
+    pub const fn required(name: &'static str, help: &'static str) -> Self {
+        Self {
+            name,
+            required: true,
+            help,
+        }
+    }
+
+    /// An argument that may be left out.
+    pub const fn optional(name: &'static str, help: &'static str) -> Self {
+        Self {
+            name,
+            required: false,
+            help,
+        }
+    }
+}
+
 /// The description of a command.
 #[derive(Debug, Clone, Copy)]
 pub struct CommandSpec {

@@ -15,6 +15,7 @@ mod get_segment;
 mod healths;
 mod info;
 mod joining;
+mod members;
 mod mesh;
 mod named;
 mod noting_uses;

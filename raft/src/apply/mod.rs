@@ -18,6 +18,7 @@ mod node;
 pub(crate) mod objects;
 pub(crate) mod orphans;
 pub(crate) mod repository;
+mod repository_checks;
 mod request;
 mod retire;
 mod segment;

@@ -10,7 +10,7 @@ use super::mesh::compares_no_more;
 use super::names::{free_generation, retire_name};
 use super::node::lose_reach;
 use super::objects::{count_kept, find, need_repository, note_lost, owe, repositories, settle, uncount_replica};
-use super::repository::refuse_known_storage;
+use super::repository_checks::{changing, refuse_known_storage};
 use super::{Base, Outcome, Row, Step, expiry, orphans, withdrawn};
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
@@ -188,18 +188,6 @@ fn replace_step<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, mut record: 
     }
     step.txn.put(Table::Repositories, key::repository(repo), &record);
     Ok(Reply::Replacing { more })
-}
-
-/// The refusal of a command that must wait for a walk's end.
-pub(super) fn changing(repo: RepoKey, kind: ChangeKind) -> Refusal {
-    let doing = match kind {
-        ChangeKind::Retiring => "removed from the mesh",
-        ChangeKind::Replacing => "made good after the loss of its disk",
-    };
-    Refusal::RepositoryChanging {
-        repo,
-        doing: doing.to_owned(),
-    }
 }
 
 fn begin(record: &mut RepositoryRecord, kind: ChangeKind) {

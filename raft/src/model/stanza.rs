@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use pgmesh_postgres::{Lsn, PgVersion, SegmentName, SegmentSize, SystemId, TimelineId, WalFileName};
-use pgmesh_storage::{ArchiveId, BackupLabel, DbId, Digest, StanzaName};
+use pgmesh_storage::{ArchiveId, BackupLabel, DbId, StanzaName};
 use serde::{Deserialize, Serialize};
 
-use super::histories;
+use super::histories::{self, HistoryRecord};
 use super::{Branch, ExpiredIn, LogIndex, Server, SessionId, StoredObject};
 use crate::limits;
 use crate::refusal::{OtherMachine, OtherWriter, Refusal};
@@ -256,17 +256,6 @@ impl LastPush {
             wait: self.patience(),
         })
     }
-}
-
-/// A timeline history file, as far as the catalog compares it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HistoryRecord {
-    /// Digest of the file.
-    pub digest: Digest,
-    /// Its newest lines, oldest first: at most [`limits::LINES`](crate::limits::LINES).
-    pub branches: Vec<Branch>,
-    /// When it was archived.
-    pub since: LogIndex,
 }
 
 /// A backup in progress: the lock on the stanza's backups. It ends with its session.

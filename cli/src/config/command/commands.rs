@@ -2,22 +2,6 @@
 
 use super::{Argument, Command, CommandSpec, clients, nodes, repositories};
 
-pub(super) const fn required(name: &'static str, help: &'static str) -> Argument {
-    Argument {
-        name,
-        required: true,
-        help,
-    }
-}
-
-pub(super) const fn optional(name: &'static str, help: &'static str) -> Argument {
-    Argument {
-        name,
-        required: false,
-        help,
-    }
-}
-
 /// Every command, in the order of [`Command`].
 pub const COMMANDS: &[CommandSpec] = &[
     CommandSpec {
@@ -49,7 +33,7 @@ pub const COMMANDS: &[CommandSpec] = &[
                 it is forgotten once more, the mark is removed, too. Needs an administrator's certificate, as a node \
                 has it. `--output=json`: `timelines` (`timeline`, `first`, `last`, `files`, `bytes`), `backups` (the \
                 first 20), `backup-count`.",
-        arguments: &[required(
+        arguments: &[Argument::required(
             "FILE",
             "the first file: a segment, or a timeline's history file",
         )],
@@ -75,8 +59,8 @@ pub const COMMANDS: &[CommandSpec] = &[
                 exits above 125, so that PostgreSQL stops instead of ending recovery early. While standby.signal is \
                 present PostgreSQL retries, and the exit code stays below 126.",
         arguments: &[
-            required("SEGMENT", "the file's name, %f in restore_command"),
-            required("DEST", "where to write it, %p in restore_command"),
+            Argument::required("SEGMENT", "the file's name, %f in restore_command"),
+            Argument::required("DEST", "where to write it, %p in restore_command"),
         ],
         examples: &[(
             "restore_command = 'pgmesh --stanza=main archive-get %f \"%p\"'",
@@ -91,7 +75,7 @@ pub const COMMANDS: &[CommandSpec] = &[
         about: "Sends one WAL file to all repositories of the stanza and exits 0 when archive-ack of them hold it \
                 durably and the catalog has recorded it. The same file again succeeds with a warning; other content \
                 under a known name is refused with exit 45.",
-        arguments: &[required("PATH", "the file, %p in archive_command")],
+        arguments: &[Argument::required("PATH", "the file, %p in archive_command")],
         examples: &[(
             "archive_command = 'pgmesh --stanza=main archive-push %p'",
             "in postgresql.conf",
@@ -127,7 +111,7 @@ pub const COMMANDS: &[CommandSpec] = &[
                 (`node rescue`) although the other nodes were not gone. Stop the rescued node first: everything that \
                 it has acknowledged meanwhile is given up, and it joins again with an empty node-path. No backup is \
                 taken until the repositories have been compared with the catalog.",
-        arguments: &[required(
+        arguments: &[Argument::required(
             "POSITION",
             "the position that the catalog had reached, as doctor and status show it",
         )],
@@ -187,7 +171,7 @@ pub const COMMANDS: &[CommandSpec] = &[
         name: "completions",
         summary: "Print completions for a shell",
         about: "Prints a completion script for bash, zsh, fish, elvish or powershell.",
-        arguments: &[required("SHELL", "bash, zsh, fish, elvish or powershell")],
+        arguments: &[Argument::required("SHELL", "bash, zsh, fish, elvish or powershell")],
         examples: &[(
             "pgmesh completions bash > /etc/bash_completion.d/pgmesh",
             "for all users of bash",
@@ -219,8 +203,8 @@ pub const COMMANDS: &[CommandSpec] = &[
         about: "Without an argument: all commands. With a command: its options. With a command and an option: all \
                 about that option.",
         arguments: &[
-            optional("COMMAND", "the command to explain"),
-            optional("OPTION", "the option of that command to explain"),
+            Argument::optional("COMMAND", "the command to explain"),
+            Argument::optional("OPTION", "the option of that command to explain"),
         ],
         examples: &[
             ("pgmesh help restore", "the options of restore"),
@@ -292,7 +276,10 @@ pub const COMMANDS: &[CommandSpec] = &[
         about: "Ends an open session of any client: the stanza of a backup is free again, and garbage that was kept \
                 for the session is deleted. The process that held it fails at its next request; a new backup does not \
                 send again what was stored. `doctor` names sessions that are old.",
-        arguments: &[required("ID", "the session's number, as doctor and status say it")],
+        arguments: &[Argument::required(
+            "ID",
+            "the session's number, as doctor and status say it",
+        )],
         examples: &[(
             "pgmesh --config=/etc/pgmesh/node.conf session-end 4711",
             "after the host of a backup was lost",

@@ -1,7 +1,6 @@
 //! The commands about the nodes of the mesh.
 
-use super::commands::required;
-use super::{Command, CommandSpec};
+use super::{Argument, Command, CommandSpec};
 
 /// `node demote`.
 pub(super) const DEMOTE: CommandSpec = CommandSpec {
@@ -9,7 +8,7 @@ pub(super) const DEMOTE: CommandSpec = CommandSpec {
     name: "node demote",
     summary: "Take a node's vote away",
     about: "The node keeps its catalog and its clients, and votes no more. The mesh gives the vote to another node if one is there: see mesh-voters.",
-    arguments: &[required("NAME", "the node, as `pgmesh node list` names it")],
+    arguments: &[Argument::required("NAME", "the node, as `pgmesh node list` names it")],
     examples: &[(
         "pgmesh --config=/etc/pgmesh/node.conf node demote n3",
         "before n3 is moved to a far place",
@@ -23,7 +22,7 @@ pub(super) const DRAIN: CommandSpec = CommandSpec {
     name: "node drain",
     summary: "Send a node's clients elsewhere",
     about: "The node takes no new clients and hands leadership on; its repositories stay in use. For maintenance: drain, work, `node resume`.",
-    arguments: &[required("NAME", "the node, as `pgmesh node list` names it")],
+    arguments: &[Argument::required("NAME", "the node, as `pgmesh node list` names it")],
     examples: &[(
         "pgmesh --config=/etc/pgmesh/node.conf node drain n2",
         "before n2 is restarted for an upgrade",
@@ -52,7 +51,7 @@ pub(super) const JOIN: CommandSpec = CommandSpec {
     name: "node join",
     summary: "Join a mesh as another node",
     about: "Exchanges a token of `pgmesh invite --role=node NAME` for this node's own certificate and creates the data directory; refuses a directory that holds a node already. The node then starts with `node start`, fetches the catalog, and becomes a voter when it has caught up. The token is for the `node-name` of this host. A host that lost its disk joins again under its old name, with a token that was made with --force. The private key never leaves the host.",
-    arguments: &[required(
+    arguments: &[Argument::required(
         "TOKEN",
         "what `pgmesh invite --role=node NAME` printed; - reads it from stdin",
     )],
@@ -92,7 +91,7 @@ pub(super) const PROMOTE: CommandSpec = CommandSpec {
     name: "node promote",
     summary: "Give a node a vote",
     about: "The node becomes a voter when it has caught up. An odd number of voters is best: of 3, one may be lost; of 5, two.",
-    arguments: &[required("NAME", "the node, as `pgmesh node list` names it")],
+    arguments: &[Argument::required("NAME", "the node, as `pgmesh node list` names it")],
     examples: &[(
         "pgmesh --config=/etc/pgmesh/node.conf node promote n4",
         "instead of waiting for the mesh to choose",
@@ -109,7 +108,7 @@ pub(super) const REMOVE: CommandSpec = CommandSpec {
             away then until another node takes them over. Also refused while the remaining voters that answer are \
             no majority: remove the dead nodes first. Its certificates, and the administrator's in its node-path, \
             count no more. The name may come back with `node join`.",
-    arguments: &[required("NAME", "the node, as `pgmesh node list` names it")],
+    arguments: &[Argument::required("NAME", "the node, as `pgmesh node list` names it")],
     examples: &[
         (
             "pgmesh --config=/etc/pgmesh/node.conf node remove n3",
@@ -156,7 +155,7 @@ pub(super) const RESUME: CommandSpec = CommandSpec {
     name: "node resume",
     summary: "Let a drained node take clients again",
     about: "Ends `node drain`.",
-    arguments: &[required("NAME", "the node, as `pgmesh node list` names it")],
+    arguments: &[Argument::required("NAME", "the node, as `pgmesh node list` names it")],
     examples: &[(
         "pgmesh --config=/etc/pgmesh/node.conf node resume n2",
         "after maintenance",

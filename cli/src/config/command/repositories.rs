@@ -1,7 +1,6 @@
 //! The commands about the repositories.
 
-use super::commands::{optional, required};
-use super::{Command, CommandSpec};
+use super::{Argument, Command, CommandSpec};
 
 /// `repo-check`.
 pub(super) const CHECK: CommandSpec = CommandSpec {
@@ -27,7 +26,7 @@ pub(super) const GET: CommandSpec = CommandSpec {
     summary: "Print a stored object, decrypted and checked",
     about: "Writes the content of one object of a repository to stdout after checking it. With --repo-direct no node \
             is asked.",
-    arguments: &[required(
+    arguments: &[Argument::required(
         "FILE",
         "the object's path in the repository, as repo-ls prints it",
     )],
@@ -44,7 +43,7 @@ pub(super) const LS: CommandSpec = CommandSpec {
     name: "repo-ls",
     summary: "List the objects of a repository",
     about: "Lists what lies under a path of a repository. With --repo-direct no node is asked.",
-    arguments: &[optional("PATH", "where to look; everything when left out")],
+    arguments: &[Argument::optional("PATH", "where to look; everything when left out")],
     examples: &[(
         "pgmesh --repo=1 repo-ls stanza/main/backup",
         "the stored manifests of a stanza",
