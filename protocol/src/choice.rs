@@ -364,6 +364,7 @@ mod tests {
             owed: vec![],
             annotations: BTreeMap::new(),
             program: String::new(),
+            hold: None,
         }
     }
 

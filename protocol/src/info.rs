@@ -1,7 +1,7 @@
 //! The report of `info` and `check`.
 
 use crate::choice::Restoring;
-use crate::{HolesReport, StuckArchiver, WorkerAlarm};
+use crate::{HoldInfo, HolesReport, StuckArchiver, WorkerAlarm};
 use pgmesh_postgres::{Lsn, SystemId, TimelineId};
 use pgmesh_storage::{BackupLabel, BackupType, RepoKey, StanzaName};
 use serde::{Deserialize, Serialize};
@@ -275,4 +275,6 @@ pub struct BackupInfo {
     pub annotations: BTreeMap<String, String>,
     /// The program that made it.
     pub program: String,
+    /// The hold on the backup itself.
+    pub hold: Option<HoldInfo>,
 }

@@ -3,6 +3,7 @@
 
 mod clients;
 mod commands;
+mod retention;
 
 pub use commands::COMMANDS;
 use std::fmt;
@@ -24,7 +25,9 @@ pub enum Command {
     ClientRevoke,
     Completions,
     Doctor,
+    Expire,
     Help,
+    Hold,
     Info,
     Invite,
     Join,
@@ -38,6 +41,7 @@ pub enum Command {
     NodeRescue,
     NodeResume,
     NodeStart,
+    Release,
     RepoCheck,
     RepoGet,
     RepoLs,
@@ -154,7 +158,6 @@ impl CommandSet {
 
 /// Commands of pgBackRest that pgmesh does not have yet.
 pub const NOT_YET: &[&str] = &[
-    "expire",
     "manifest",
     "repo-create",
     "repo-put",

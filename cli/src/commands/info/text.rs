@@ -5,7 +5,7 @@ use super::references::{Counts, References};
 use super::status::{Status, chosen, describe_kept, troubles};
 use super::{Shown, listed};
 use crate::output::{size, timestamp};
-use pgmesh_protocol::{BackupInfo, DatabaseInfo, RepositoryInfo, StanzaInfo};
+use pgmesh_protocol::{BackupInfo, DatabaseInfo, HoldInfo, RepositoryInfo, StanzaInfo};
 use pgmesh_storage::{BackupLabel, BackupType, BlockRange, ManifestRoot};
 
 /// The whole output.
@@ -164,6 +164,9 @@ fn backup(text: &mut Lines, shown: &Shown<'_>, among: &References<'_>, backup: &
             format!("repo{key}: backup size: {}{incomplete}", size(backup.stored_delta)),
         );
     }
+    if let Some(hold) = &backup.hold {
+        text.add(3, describe_hold(hold));
+    }
     let counts = among.counts(&backup.label);
     if counts.sum() > 0 {
         text.add(3, references(among, backup, counts, root.is_some()));
@@ -179,6 +182,19 @@ fn backup(text: &mut Lines, shown: &Shown<'_>, among: &References<'_>, backup: &
             text.add(4, format!("{key}: {value}"));
         }
     }
+}
+
+/// `held since … until …, by …: why`.
+fn describe_hold(hold: &HoldInfo) -> String {
+    let until = hold.until.map_or("until released".to_owned(), |until| {
+        format!("until {}", timestamp(until))
+    });
+    let why = if hold.why.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", hold.why)
+    };
+    format!("held since {} {until}, by {}{why}", timestamp(hold.since), hold.by)
 }
 
 /// The number of backups of each type; with `--set`, their labels.

@@ -1,6 +1,6 @@
 //! The description of each command: its words, its help, its examples.
 
-use super::{Argument, Command, CommandSpec, clients};
+use super::{Argument, Command, CommandSpec, clients, retention};
 
 pub(super) const fn required(name: &'static str, help: &'static str) -> Argument {
     Argument {
@@ -212,6 +212,7 @@ pub const COMMANDS: &[CommandSpec] = &[
         ],
         hidden: false,
     },
+    retention::EXPIRE,
     CommandSpec {
         command: Command::Help,
         name: "help",
@@ -228,6 +229,7 @@ pub const COMMANDS: &[CommandSpec] = &[
         ],
         hidden: false,
     },
+    retention::HOLD,
     CommandSpec {
         command: Command::Info,
         name: "info",
@@ -404,6 +406,7 @@ pub const COMMANDS: &[CommandSpec] = &[
         )],
         hidden: false,
     },
+    retention::RELEASE,
     CommandSpec {
         command: Command::RepoCheck,
         name: "repo-check",
