@@ -336,6 +336,25 @@ mod tests {
     }
 
     #[test]
+    fn each_line_of_a_dry_run_says_so() {
+        let kept = Kept::default();
+        let writer = kept.clone();
+        let format = LineFormat {
+            timestamp: false,
+            prefix: "[DRY-RUN] ",
+        };
+        let layer = tracing_subscriber::fmt::layer()
+            .with_ansi(false)
+            .event_format(format)
+            .with_writer(move || writer.clone());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            tracing::info!("repo1: 15-1 no archive to remove");
+        });
+        let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text, "P00   INFO: [DRY-RUN] repo1: 15-1 no archive to remove\n");
+    }
+
+    #[test]
     fn a_peer_does_not_write_to_the_terminal() {
         let log = logged(LogLevel::Info, false, || {
             tracing::info!(name = "a\u{1b}[2J", "from \u{1b}[1A\nthere")

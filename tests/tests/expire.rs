@@ -24,13 +24,17 @@ impl Story {
 
     /// Sets options of the host, in its section [global].
     fn set(&mut self, options: &str) {
-        self.site.host.reconfigure("[global]\n", &format!("[global]\n{options}\n"));
+        self.site
+            .host
+            .reconfigure("[global]\n", &format!("[global]\n{options}\n"));
     }
 
     /// Adds a row and takes a backup; returns its label.
     fn backup(&mut self, arguments: &[&str]) -> String {
         self.backups += 1;
-        self.site.postgres.query(&format!("insert into taken values ({})", self.backups));
+        self.site
+            .postgres
+            .query(&format!("insert into taken values ({})", self.backups));
         let mut all = vec!["backup", "--start-fast"];
         all.extend_from_slice(arguments);
         self.site.host.run(&all).succeeds();
@@ -62,7 +66,9 @@ impl Story {
 
     fn labels_in(&self, repo: u64) -> Vec<String> {
         let kept = self.kept();
-        let there = kept.into_iter().filter(|(_, repositories)| repositories.contains(&repo));
+        let there = kept
+            .into_iter()
+            .filter(|(_, repositories)| repositories.contains(&repo));
         there.map(|(label, _)| label).collect()
     }
 
@@ -73,7 +79,11 @@ impl Story {
         let arguments = [&set, "--type=immediate", "--target-action=promote"];
         let mut restored = self.site.restore(&name, &arguments);
         restored.start_promoted();
-        assert_eq!(restored.query("select count(*) from taken"), rows.to_string(), "{label}");
+        assert_eq!(
+            restored.query("select count(*) from taken"),
+            rows.to_string(),
+            "{label}"
+        );
         restored.stop();
     }
 }
@@ -109,7 +119,10 @@ fn each_repository_keeps_what_its_options_say() {
     assert_eq!(json["dry-run"], true);
     assert_eq!(json["repositories"][0]["backups"][0]["label"], first.as_str());
     assert_eq!(json["repositories"][0]["backups"][0]["expired"], true);
-    assert!(json["repositories"][0]["archives"][0]["files"].as_u64() > Some(0), "{json}");
+    assert!(
+        json["repositories"][0]["archives"][0]["files"].as_u64() > Some(0),
+        "{json}"
+    );
 
     story.expire(&[DETAIL]).ok().says(&[
         &format!("INFO: repo1: expire full backup set {set}"),
@@ -140,14 +153,22 @@ fn the_command_line_decides_before_the_options() {
     let third = story.full();
     let (set_first, set_third) = (format!("--set={first}"), format!("--set={third}"));
 
-    story.expire(&["--set=BOGUS"]).fails(&[32], &["'BOGUS' is not a valid backup label format"]);
-    story.expire(&[&set_first, "--oldest"]).fails(&[31], &["--oldest and --set cannot be used together"]);
-    story.expire(&["--repo1-retention-full=0"]).fails(&[32], &["'0' is out of range for 'repo1-retention-full' option"]);
-    story.expire(&["--archive-expire-before=x"]).fails(&[32], &["'x' is not valid"]);
     story
-        .expire(&["--set=20200101-000000F"])
-        .ok()
-        .says(&["WARN: backup 20200101-000000F does not exist", "HINT: run the info command"]);
+        .expire(&["--set=BOGUS"])
+        .fails(&[32], &["'BOGUS' is not a valid backup label format"]);
+    story
+        .expire(&[&set_first, "--oldest"])
+        .fails(&[31], &["--oldest and --set cannot be used together"]);
+    story
+        .expire(&["--repo1-retention-full=0"])
+        .fails(&[32], &["'0' is out of range for 'repo1-retention-full' option"]);
+    story
+        .expire(&["--archive-expire-before=x"])
+        .fails(&[32], &["'x' is not valid"]);
+    story.expire(&["--set=20200101-000000F"]).ok().says(&[
+        "WARN: backup 20200101-000000F does not exist",
+        "HINT: run the info command",
+    ]);
     assert_eq!(story.labels_in(1).len(), 4, "--set leaves the counts alone");
 
     story
@@ -159,7 +180,10 @@ fn the_command_line_decides_before_the_options() {
     // What is in repository 2 alone is restored from there.
     story.assert_restores(&incr, 2);
 
-    story.expire(&["--repo=1", "--oldest", INFO]).ok().says(&[&format!("repo1: expire full backup {second}")]);
+    story
+        .expire(&["--repo=1", "--oldest", INFO])
+        .ok()
+        .says(&[&format!("repo1: expire full backup {second}")]);
     story
         .expire(&["--repo=1", "--oldest"])
         .ok()
@@ -184,11 +208,18 @@ fn the_command_line_decides_before_the_options() {
 fn a_backup_expires_by_its_own_options() {
     let mut story = Story::new("expire-auto");
     story.set("repo1-retention-full=1\nrepo2-retention-full-type=time\nrepo2-retention-full=1");
-    story.site.host.reconfigure("[main]", "[global:expire]\nrepo1-retention-full=9\n\n[main]");
+    story
+        .site
+        .host
+        .reconfigure("[main]", "[global:expire]\nrepo1-retention-full=9\n\n[main]");
     let first = story.full();
     let second = story.full();
     assert_eq!(story.labels_in(1), [second.as_str()]);
-    assert_eq!(story.labels_in(2), [first.as_str(), second.as_str()], "they are younger than a day");
+    assert_eq!(
+        story.labels_in(2),
+        [first.as_str(), second.as_str()],
+        "they are younger than a day"
+    );
     let third = story.backup(&["--type=full", "--no-expire-auto"]);
     assert_eq!(story.labels_in(1), [second.as_str(), third.as_str()]);
     story
@@ -207,14 +238,23 @@ fn a_held_backup_stays_with_what_it_depends_on() {
     story.set("repo1-retention-full=1\nrepo2-retention-full=1");
     let held = story.site.host.run(&["hold", &incr, "--why=audit", "--until=30d"]).ok();
     assert!(held.stdout.contains(&first), "{held}");
-    story.site.host.run(&["hold", &incr, "--until=2001-01-01"]).fails(&[32], &["over already"]);
+    story
+        .site
+        .host
+        .run(&["hold", &incr, "--until=2001-01-01"])
+        .fails(&[32], &["over already"]);
     let info = story.site.host.info();
     let backups = info["backup"].as_array().expect("backups");
-    let hold = &backups.iter().find(|backup| backup["label"] == incr.as_str()).expect("the held one")["hold"];
+    let hold = &backups
+        .iter()
+        .find(|backup| backup["label"] == incr.as_str())
+        .expect("the held one")["hold"];
     assert_eq!(hold["why"], "audit");
     story.expire(&[]).succeeds();
     assert_eq!(story.labels_in(1), [first.as_str(), incr.as_str(), third.as_str()]);
-    story.expire(&[&format!("--set={first}")]).fails(&[104], &["[075]: repo1:", "[075]: repo2:", "held"]);
+    story
+        .expire(&[&format!("--set={first}")])
+        .fails(&[104], &["[075]: repo1:", "[075]: repo2:", "held"]);
     story.assert_restores(&incr, 2);
 
     // A PG host may not release; an administrator may.

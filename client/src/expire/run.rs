@@ -40,7 +40,7 @@ pub struct ExpireSettings {
     pub dry_run: bool,
 }
 
-/// Expires in each repository by itself. A failure in one of them is logged and in the report, and the next one goes on.
+/// Expires in each repository by itself. A failure in one of them is logged and reported, and the next one goes on.
 ///
 /// # Errors
 /// 62: the stanza is stopped. Nothing was done then.

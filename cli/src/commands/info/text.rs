@@ -393,6 +393,34 @@ mod tests {
     }
 
     #[test]
+    fn a_hold_is_shown() {
+        let mut info = samples::mesh();
+        info.stanzas[0].backups[0].hold = Some(HoldInfo {
+            since: 1_795_404_000,
+            until: None,
+            by: "alice".into(),
+            why: "audit".into(),
+        });
+        let shown = Shown {
+            info: &info,
+            asked: None,
+            only: None,
+            set: None,
+        };
+        in_order(
+            &render(&shown),
+            &[
+                "full backup: 20260102-000000F\n",
+                "held since 20",
+                " until released, by alice: audit\n",
+            ],
+        );
+        let json = crate::commands::info::json::render(&shown);
+        assert_eq!(json[0]["backup"][0]["hold"]["by"], "alice");
+        assert!(json[0]["backup"][1]["hold"].is_null());
+    }
+
+    #[test]
     fn an_empty_stanza_and_two_ciphers() {
         let mut info = samples::mesh();
         info.repositories[1].cipher = "none".into();
