@@ -29,8 +29,7 @@ use crate::exit::CommandError;
 use crate::output::{harmless, local_offset};
 use crate::progress::write_beside_bars;
 
-/// The target of events at level `detail`, which tracing does not have: between info and debug.
-pub const DETAIL: &str = "pgmesh::detail";
+pub use pgmesh_client::DETAIL;
 
 /// The prefix of pgmesh's crates. Other crates are heard from `warn` on only, until the level is `trace`.
 const OURS: &str = "pgmesh";
@@ -116,14 +115,24 @@ pub fn init(config: &Config) -> Result<(), CommandError> {
             .map_err(|error| CommandError::assert(format!("{option}: {error}")))
     };
     let console = level("log-level-console")?.max(level("log-level-stderr")?);
+    // As in pgBackRest, each line of an expiry that changes nothing says so.
+    let prefix = if config.command() == Command::Expire && config.flag("dry-run") {
+        "[DRY-RUN] "
+    } else {
+        ""
+    };
     let lines = LineFormat {
         timestamp: config.flag("log-timestamp"),
+        prefix,
     };
     let (file, warning) = open_file(config, level("log-level-file")?);
     let file_layer = file.map(|(file, level)| {
         tracing_subscriber::fmt::layer()
             .with_ansi(false)
-            .event_format(LineFormat { timestamp: true })
+            .event_format(LineFormat {
+                timestamp: true,
+                prefix,
+            })
             .with_writer(file)
             .with_filter(level.targets())
     });
@@ -216,6 +225,8 @@ impl<'writer> MakeWriter<'writer> for BesideBars {
 /// pgBackRest's line: time, process, level, text; then the fields of the event and of its spans.
 struct LineFormat {
     timestamp: bool,
+    /// Before each message.
+    prefix: &'static str,
 }
 
 impl<S, N> FormatEvent<S, N> for LineFormat
@@ -233,7 +244,7 @@ where
         let mut text = Text::default();
         event.record(&mut text);
         let message = harmless(&text.message).replace('\n', CONTINUED);
-        write!(writer, "P00 {:>6}: {message}", level_name(event))?;
+        write!(writer, "P00 {:>6}: {}{message}", level_name(event), self.prefix)?;
         write!(writer, "{}", harmless(&text.fields))?;
         for span in context.event_scope().into_iter().flat_map(|scope| scope.from_root()) {
             if let Some(fields) = span
@@ -306,7 +317,7 @@ mod tests {
         let writer = kept.clone();
         let layer = tracing_subscriber::fmt::layer()
             .with_ansi(false)
-            .event_format(LineFormat { timestamp })
+            .event_format(LineFormat { timestamp, prefix: "" })
             .with_writer(move || writer.clone())
             .with_filter(level.targets());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), events);
@@ -322,6 +333,25 @@ mod tests {
         let text = logged(LogLevel::Warn, true, || tracing::warn!("a\nb"));
         let (time, rest) = text.split_at(24);
         assert_eq!((time.len(), rest), (24, "P00   WARN: a\n            b\n"), "{text}");
+    }
+
+    #[test]
+    fn each_line_of_a_dry_run_says_so() {
+        let kept = Kept::default();
+        let writer = kept.clone();
+        let format = LineFormat {
+            timestamp: false,
+            prefix: "[DRY-RUN] ",
+        };
+        let layer = tracing_subscriber::fmt::layer()
+            .with_ansi(false)
+            .event_format(format)
+            .with_writer(move || writer.clone());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            tracing::info!("repo1: 15-1 no archive to remove");
+        });
+        let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text, "P00   INFO: [DRY-RUN] repo1: 15-1 no archive to remove\n");
     }
 
     #[test]

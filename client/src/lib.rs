@@ -3,6 +3,7 @@
 //! ```text
 //! backup      a cluster into the mesh          restore     a backup into a data directory
 //! wal_push    WAL files into the mesh          wal_get     one file out of the archive
+//! expire      retention in each repository
 //!      │            │                              │            │
 //!      ├────────────┼──────────────────────────────┼────────────┤
 //!      ▼            ▼                              ▼            ▼
@@ -28,6 +29,7 @@ mod activity;
 pub mod backup;
 pub mod caller;
 mod crc;
+pub mod expire;
 mod extents;
 pub mod host;
 pub mod mesh;
@@ -40,3 +42,6 @@ pub mod text;
 pub mod wal_get;
 pub mod wal_push;
 mod wal_sink;
+
+/// The target of log events at level `detail`, which tracing does not have: between info and debug.
+pub const DETAIL: &str = "pgmesh::detail";

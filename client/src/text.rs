@@ -34,6 +34,13 @@ pub fn timestamp(unix_seconds: i64) -> String {
     text.map_or_else(|_| unix_seconds.to_string(), |text| text + &offset)
 }
 
+/// The Unix seconds of `2026-11-23[ 04:29[:57]][+00]`, in the host's time zone where there is no offset.
+#[must_use]
+pub fn unix_seconds(text: &str) -> Option<i64> {
+    let time = crate::restore::time_target::parse(text, &crate::restore::time_target::local).ok()?;
+    Some(time.unix_seconds)
+}
+
 /// The host's offset from UTC at a time. It differs between summer and winter, also for a program that runs through the
 /// change.
 pub fn local_offset(at: OffsetDateTime) -> UtcOffset {

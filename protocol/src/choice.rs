@@ -366,6 +366,7 @@ mod tests {
             owed: vec![],
             annotations: BTreeMap::new(),
             program: String::new(),
+            hold: None,
         }
     }
 

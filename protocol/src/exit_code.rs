@@ -68,6 +68,8 @@ exit_codes! {
         "Upgrade the older program; otherwise the file is damaged.";
     OptionInvalid = 31, "An option that does not exist here, or whose value is not allowed.",
         "Correct the option; `pgmesh help COMMAND` lists what is allowed.";
+    OptionInvalidValue = 32, "A value of an option of `expire` or of retention is out of its range or has another form.",
+        "Give a value that the hint of the message allows.";
     OptionRequired = 37, "An option or an argument is missing.", "Give the option that the message names.";
     PgRunning = 38, "PostgreSQL runs, and must not.", "Stop the server, or choose another directory.";
     Protocol = 39, "The other side of a connection broke the protocol, or refused the request by role.",

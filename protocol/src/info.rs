@@ -1,6 +1,7 @@
 //! The report of `info` and `check`.
 
 use crate::alarms::{StuckArchiver, WorkerAlarm};
+use crate::expire::HoldInfo;
 use crate::holes::HolesReport;
 use pgmesh_postgres::{Lsn, SystemId};
 use pgmesh_storage::{BackupLabel, RepoKey, StanzaName};
@@ -251,4 +252,6 @@ pub struct BackupInfo {
     pub annotations: BTreeMap<String, String>,
     /// The program that made it.
     pub program: String,
+    /// The hold on the backup itself.
+    pub hold: Option<HoldInfo>,
 }

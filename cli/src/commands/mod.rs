@@ -10,6 +10,8 @@ mod check;
 mod client;
 mod columns;
 mod doctor;
+mod expire;
+mod hold;
 mod info;
 mod invite;
 mod join;
@@ -91,6 +93,9 @@ async fn dispatch(config: &Config) -> Result<ExitCode, Failure> {
         Command::ClientList => client::list(config).await,
         Command::ClientRevoke => client::revoke(config).await,
         Command::Doctor => doctor::run(config).await,
+        Command::Expire => expire::run(config).await,
+        Command::Hold => hold::hold(config).await,
+        Command::Release => hold::release(config).await,
         Command::Info => info::run(config).await,
         Command::Invite => invite::run(config).await,
         Command::Join => join::run(config).await,

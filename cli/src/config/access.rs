@@ -283,12 +283,33 @@ impl Config {
         let mut numbers: Vec<u16> = self
             .values
             .keys()
+            .filter(|key| table::indexed(index, key.name).is_some_and(|spec| !spec.policy))
             .filter_map(|key| key.index)
             .filter(|(other, _)| *other == index)
             .map(|(_, n)| n)
             .collect();
         numbers.dedup();
         numbers
+    }
+
+    /// The numbers for which a file, the environment or the command line says how much is kept.
+    pub fn numbers_of_policies(&self, index: IndexKey) -> Vec<u16> {
+        let given = self
+            .values
+            .iter()
+            .filter(|(_, resolved)| resolved.source != Source::Default);
+        let policies = given.filter(|(key, _)| table::indexed(index, key.name).is_some_and(|spec| spec.policy));
+        let mut numbers: Vec<u16> = policies.filter_map(|(key, _)| key.index).map(|(_, n)| n).collect();
+        numbers.dedup();
+        numbers
+    }
+
+    /// The value of an option that says how much a repository keeps, `name` without `repoN-`.
+    pub fn kept(&self, number: u16, name: &str) -> Option<&Value> {
+        let Some(spec) = table::indexed(IndexKey::Repo, name).filter(|spec| spec.policy) else {
+            unknown(name)
+        };
+        self.values.get(&spec.key(number)).map(|resolved| &resolved.value)
     }
 
     /// The source of an option's value, by the option's full name (`process-max`, `repo1-path`).

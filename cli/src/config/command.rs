@@ -5,6 +5,7 @@ mod clients;
 mod commands;
 mod nodes;
 mod repositories;
+mod retention;
 
 pub use commands::COMMANDS;
 use std::fmt;
@@ -26,7 +27,9 @@ pub enum Command {
     ClientRevoke,
     Completions,
     Doctor,
+    Expire,
     Help,
+    Hold,
     Info,
     Invite,
     Join,
@@ -40,6 +43,7 @@ pub enum Command {
     NodeRescue,
     NodeResume,
     NodeStart,
+    Release,
     RepoCheck,
     RepoGet,
     RepoLs,
@@ -176,7 +180,6 @@ impl CommandSet {
 
 /// Commands of pgBackRest that pgmesh does not have yet.
 pub const NOT_YET: &[&str] = &[
-    "expire",
     "manifest",
     "repo-create",
     "repo-put",

@@ -129,7 +129,12 @@ fn option_arguments(key: OptionKey, spec: &OptionSpec) -> Vec<Arg> {
         let name = format!("{prefix}{name}");
         Arg::new(name.clone()).long(name).action(ArgAction::Count)
     };
-    let mut arguments = vec![itself, switch("reset-")];
+    let old = spec.old.filter(|_| key.index.is_some_and(|(_, number)| number == 1));
+    let (itself, reset) = match old {
+        Some(old) => (itself.alias(old), switch("reset-").alias(format!("reset-{old}"))),
+        None => (itself, switch("reset-")),
+    };
+    let mut arguments = vec![itself, reset];
     if is_negatable(spec) {
         arguments.push(switch("no-"));
     }

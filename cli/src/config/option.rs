@@ -90,6 +90,11 @@ pub struct OptionSpec {
     pub scope: Scope,
     /// For a repository: this host's own way to reach it, not part of the definition that the catalog keeps.
     pub local: bool,
+    /// Says how much is kept, and how a command expires it: no part of a repository's definition, and given alone it
+    /// declares no repository. A value that is not allowed is refused in pgBackRest's words (32).
+    pub policy: bool,
+    /// The name in early versions of pgBackRest, which stands for number 1.
+    pub old: Option<&'static str>,
     /// One line.
     pub help: &'static str,
     /// More than one line; may be empty.
@@ -117,6 +122,8 @@ impl OptionSpec {
             secrecy: Secrecy::Open,
             scope: Scope::Anywhere,
             local: false,
+            policy: false,
+            old: None,
             help,
             about: "",
             example: "",
@@ -178,6 +185,18 @@ impl OptionSpec {
     /// For a repository: this host's own way, not part of the catalog's definition.
     pub const fn local(mut self) -> Self {
         self.local = true;
+        self
+    }
+
+    /// Says how much is kept.
+    pub const fn policy(mut self) -> Self {
+        self.policy = true;
+        self
+    }
+
+    /// With its name in early versions of pgBackRest.
+    pub const fn old(mut self, old: &'static str) -> Self {
+        self.old = Some(old);
         self
     }
 

@@ -125,6 +125,9 @@ impl Config {
             let Some(spec) = table::indexed(IndexKey::Repo, key.name) else {
                 continue;
             };
+            if spec.policy {
+                continue;
+            }
             let repository = repositories.entry(number).or_default();
             let name = key.name.to_owned();
             match &resolved.value {

@@ -9,7 +9,7 @@ use super::access::{Config, Origin, Resolved};
 use super::command::Command;
 use super::command_line::{self, CommandLine};
 use super::files::{self, ConfigFile};
-use super::kind::{Secret, Value};
+use super::kind::{Kind, Secret, Value};
 use super::option::{IndexKey, OptionKey, OptionSpec, Scope, Secrecy};
 use super::setting::{Given, Setting, Source};
 use super::{environment, table};
@@ -124,7 +124,7 @@ impl Loader {
     fn finish(self, arguments: Vec<OsString>) -> Result<Config, CommandError> {
         let mut values = BTreeMap::new();
         for spec in table::all().filter(|spec| spec.not_yet.is_none()) {
-            for number in self.numbers(spec.index) {
+            for number in self.numbers(spec) {
                 let key = spec.key(number);
                 // An option that the command does not take has its default, since shared helpers read it all the same.
                 let setting = self.settings.get(&key).filter(|_| spec.is_for(self.command));
@@ -157,10 +157,17 @@ impl Loader {
         host.is_some_and(|host| self.settings.contains_key(&host))
     }
 
-    /// The numbers of a group's members: the declared ones, and pg1 always.
-    fn numbers(&self, index: Option<IndexKey>) -> BTreeSet<u16> {
-        let Some(index) = index else { return BTreeSet::from([0]) };
-        let declared = self.settings.keys().filter_map(|key| key.index);
+    /// The numbers of an option's group: the declared ones, and pg1 always. How much is kept may also be said of a
+    /// repository that this host's files do not declare.
+    fn numbers(&self, spec: &OptionSpec) -> BTreeSet<u16> {
+        let Some(index) = spec.index else {
+            return BTreeSet::from([0]);
+        };
+        let declared = self
+            .settings
+            .values()
+            .filter(|setting| spec.policy || !setting.spec.policy);
+        let declared = declared.filter_map(|setting| setting.key.index);
         let mut numbers: BTreeSet<u16> = declared
             .filter(|(other, _)| *other == index)
             .map(|(_, number)| number)
@@ -273,6 +280,14 @@ fn resolve(
 }
 
 fn invalid(command: Command, key: OptionKey, spec: &OptionSpec, texts: &[String], source: &Source) -> CommandError {
+    if spec.policy {
+        return invalid_policy(
+            key,
+            spec.kind_for(command),
+            texts.last().map_or("", String::as_str),
+            spec.allowed(command),
+        );
+    }
     let value = match spec.secrecy {
         Secrecy::Open => format!("'{}'", texts.join("', '")),
         Secrecy::Redacted | Secrecy::Secret => "the value given".to_owned(),
@@ -280,4 +295,19 @@ fn invalid(command: Command, key: OptionKey, spec: &OptionSpec, texts: &[String]
     CommandError::option_invalid(format!("option '{key}': {value} is not allowed"))
         .because_of(format!("given by {source}"))
         .remedy(format!("allowed: {}", spec.allowed(command)))
+}
+
+/// The refusal of a value of retention, in pgBackRest's words.
+fn invalid_policy(key: OptionKey, kind: Kind, text: &str, allowed: String) -> CommandError {
+    let error = |what| CommandError::new(ExitCode::OptionInvalidValue, what);
+    match kind {
+        Kind::Integer { min, max } if text.parse::<i64>().is_ok() => {
+            error(format!("'{text}' is out of range for '{key}' option"))
+                .remedy(format!("allowed range is {min} to {max} inclusive"))
+        }
+        Kind::Choice(_) => {
+            error(format!("'{text}' is not allowed for '{key}' option")).remedy(format!("allowed values are {allowed}"))
+        }
+        _ => error(format!("'{text}' is not valid for '{key}' option")).remedy(format!("allowed: {allowed}")),
+    }
 }

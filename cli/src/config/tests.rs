@@ -227,16 +227,16 @@ fn unknown_options() {
 #[test]
 fn options_that_only_pgbackrest_has_are_named_and_never_stop_a_command() {
     let sample =
-        Sample::new("[global]\narchive-async=y\nrepo1-retention-full=2\nstanza=main\n[global:expire]\nprocess-max=3\n");
+        Sample::new("[global]\narchive-async=y\nrepo1-block=y\nstanza=main\n[global:manifest]\nprocess-max=3\n");
     let config = sample
         .load_with(&[("PGMESH_REPO1_SFTP_PRIVATE_KEY_PASSPHRASE", "hunter2")], &["info"])
         .unwrap();
     let warnings = config.warnings().join("\n");
     for part in [
         ":2: option 'archive-async' is not used: pgmesh pushes",
-        ":3: option 'repo1-retention-full' is not used",
+        ":3: option 'repo1-block' is not used",
         ":4: option 'stanza' is not used: it belongs on the command line",
-        "section [global:expire] is not used",
+        "section [global:manifest] is not used",
         "PGMESH_REPO1_SFTP_PRIVATE_KEY_PASSPHRASE is not used",
     ] {
         assert!(warnings.contains(part), "{part} is not in\n{warnings}");
@@ -250,7 +250,7 @@ fn options_that_only_pgbackrest_has_are_named_and_never_stop_a_command() {
             .contains("pgmesh does not have pgBackRest's option 'archive-async'"),
         "{error}"
     );
-    let error = load(&["expire"]).unwrap_err();
+    let error = load(&["manifest"]).unwrap_err();
     assert_eq!(error.code, ExitCode::CommandInvalid);
 }
 

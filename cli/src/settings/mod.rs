@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod backup;
+pub mod expire;
 pub mod node;
 pub mod pg;
 pub mod push;

@@ -40,7 +40,7 @@ mod tables;
 mod target;
 #[cfg(test)]
 mod tests;
-mod time_target;
+pub(crate) mod time_target;
 mod workers;
 mod writer;
 mod zones;

@@ -275,6 +275,10 @@ fn backup(shown: &Shown<'_>, among: &References<'_>, backup: &BackupInfo) -> Val
         if !backup.annotations.is_empty() {
             fields.insert("annotation".to_owned(), json!(backup.annotations));
         }
+        if let Some(hold) = &backup.hold {
+            let hold = json!({"since": hold.since, "until": hold.until, "by": hold.by, "why": hold.why});
+            fields.insert("hold".to_owned(), hold);
+        }
         if let Some(root) = shown.details(&backup.label) {
             add_details(fields, root);
         }

@@ -147,6 +147,7 @@ fn backup(label: &str) -> BackupInfo {
         owed: vec![],
         annotations: BTreeMap::new(),
         program: "0.1.0".into(),
+        hold: None,
     }
 }
 

@@ -5,7 +5,7 @@ use super::references::{Counts, References};
 use super::status::{Status, chosen, describe_kept, troubles};
 use super::{Shown, listed};
 use crate::output::{size, timestamp};
-use pgmesh_protocol::{BackupInfo, DatabaseInfo, RepositoryInfo, StanzaInfo};
+use pgmesh_protocol::{BackupInfo, DatabaseInfo, HoldInfo, RepositoryInfo, StanzaInfo};
 use pgmesh_storage::{BackupLabel, BackupType, BlockRange, ManifestRoot};
 
 /// The whole output.
@@ -164,6 +164,9 @@ fn backup(text: &mut Lines, shown: &Shown<'_>, among: &References<'_>, backup: &
             format!("repo{key}: backup size: {}{incomplete}", size(backup.stored_delta)),
         );
     }
+    if let Some(hold) = &backup.hold {
+        text.add(3, describe_hold(hold));
+    }
     let counts = among.counts(&backup.label);
     if counts.sum() > 0 {
         text.add(3, references(among, backup, counts, root.is_some()));
@@ -179,6 +182,19 @@ fn backup(text: &mut Lines, shown: &Shown<'_>, among: &References<'_>, backup: &
             text.add(4, format!("{key}: {value}"));
         }
     }
+}
+
+/// `held since … until …, by …: why`.
+fn describe_hold(hold: &HoldInfo) -> String {
+    let until = hold.until.map_or("until released".to_owned(), |until| {
+        format!("until {}", timestamp(until))
+    });
+    let why = if hold.why.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", hold.why)
+    };
+    format!("held since {} {until}, by {}{why}", timestamp(hold.since), hold.by)
 }
 
 /// The number of backups of each type; with `--set`, their labels.
@@ -374,6 +390,34 @@ mod tests {
             set: None,
         });
         in_order(&text, &["No stanzas exist in the repository.\n", "repo2: down since"]);
+    }
+
+    #[test]
+    fn a_hold_is_shown() {
+        let mut info = samples::mesh();
+        info.stanzas[0].backups[0].hold = Some(HoldInfo {
+            since: 1_795_404_000,
+            until: None,
+            by: "alice".into(),
+            why: "audit".into(),
+        });
+        let shown = Shown {
+            info: &info,
+            asked: None,
+            only: None,
+            set: None,
+        };
+        in_order(
+            &render(&shown),
+            &[
+                "full backup: 20260102-000000F\n",
+                "held since 20",
+                " until released, by alice: audit\n",
+            ],
+        );
+        let json = crate::commands::info::json::render(&shown);
+        assert_eq!(json[0]["backup"][0]["hold"]["by"], "alice");
+        assert!(json[0]["backup"][1]["hold"].is_null());
     }
 
     #[test]

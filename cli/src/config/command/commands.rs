@@ -1,6 +1,6 @@
 //! The description of each command: its words, its help, its examples.
 
-use super::{Argument, Command, CommandSpec, clients, nodes, repositories};
+use super::{Argument, Command, CommandSpec, clients, nodes, repositories, retention};
 
 /// Every command, in the order of [`Command`].
 pub const COMMANDS: &[CommandSpec] = &[
@@ -196,6 +196,7 @@ pub const COMMANDS: &[CommandSpec] = &[
         ],
         hidden: false,
     },
+    retention::EXPIRE,
     CommandSpec {
         command: Command::Help,
         name: "help",
@@ -212,6 +213,7 @@ pub const COMMANDS: &[CommandSpec] = &[
         ],
         hidden: false,
     },
+    retention::HOLD,
     CommandSpec {
         command: Command::Info,
         name: "info",
@@ -242,6 +244,7 @@ pub const COMMANDS: &[CommandSpec] = &[
     nodes::RESCUE,
     nodes::RESUME,
     nodes::START,
+    retention::RELEASE,
     repositories::CHECK,
     repositories::GET,
     repositories::LS,

@@ -1,5 +1,6 @@
 //! Checks of values beyond their kind.
 
+use pgmesh_postgres::SegmentName;
 use std::net::SocketAddr;
 
 /// The names that [`is_name`] accepts, in words.
@@ -16,6 +17,9 @@ pub const ROUTE: &str = "NAME=HOST:PORT, such as node2=relay.example.com:8433";
 
 /// The values that [`is_odd`] accepts, in words.
 pub const VOTERS: &str = "1, 3, 5 or 7: an even number of voters bears no more losses than the odd one below it";
+
+/// The values that [`is_segment`] accepts, in words.
+pub const SEGMENT: &str = "the name of a WAL segment, 24 hexadecimal digits";
 
 /// The name of a stanza or node: safe as a file name, and not a section of the configuration file.
 pub fn is_name(text: &str) -> bool {
@@ -47,6 +51,11 @@ pub fn is_route(text: &str) -> bool {
 /// An odd number.
 pub fn is_odd(text: &str) -> bool {
     text.parse::<u64>().is_ok_and(|number| number % 2 == 1)
+}
+
+/// The name of a WAL segment, without anything behind it.
+pub fn is_segment(text: &str) -> bool {
+    text.len() == 24 && text.parse::<SegmentName>().is_ok()
 }
 
 /// An address to listen on; port 0 lets the system choose.

@@ -64,6 +64,8 @@ pub const OPTIONS: &[OptionSpec] = &[
             Check,
             ClientList,
             Doctor,
+            Expire,
+            Hold,
             Info,
             NodeList,
             RepoCheck,
@@ -152,13 +154,14 @@ pub const OPTIONS: &[OptionSpec] = &[
         .default("n")
         .about("They are removed in the same step: without their WAL they could not be restored.", "--with-backups"),
     new("dry-run", Kind::Flag, "only say what would be done")
-        .commands(CommandSet::of(&[ArchiveForget, NodeRescue]))
+        .commands(CommandSet::of(&[ArchiveForget, Expire, NodeRescue]))
         .default("n")
         .about("Nothing is changed.", "--dry-run"),
     new("repo", Kind::Integer { min: 1, max: 256 }, "number of one repository")
         .commands(CommandSet::of(&[
             ArchiveGet,
             CatalogRebuild,
+            Expire,
             Info,
             RepoCheck,
             RepoGet,
@@ -177,7 +180,7 @@ pub const OPTIONS: &[OptionSpec] = &[
             "--repo=1",
         ),
     new("set", Kind::Text, "label of a backup")
-        .commands(CommandSet::of(&[Annotate, Info, Restore, Verify]))
+        .commands(CommandSet::of(&[Annotate, Expire, Info, Restore, Verify]))
         .required(CommandSet::of(&[Annotate]))
         .scope(Scope::OutsideFile)
         .overrides(&[Override {
@@ -186,7 +189,7 @@ pub const OPTIONS: &[OptionSpec] = &[
             default: Some("latest"),
         }])
         .about(
-            "restore: with `latest` and a time or LSN as the target, the newest backup that ended before the target.",
+            "expire: this backup goes with its dependents, whatever the options of retention say. restore: with `latest` and a time or LSN as the target, the newest backup that ended before the target.",
             "--set=20261123-020001F",
         ),
     new(

@@ -8,6 +8,7 @@ mod node;
 mod not_yet;
 mod repository;
 mod restore;
+mod retention;
 pub(crate) mod sets;
 
 use super::option::{IndexKey, LAST_NUMBER, OptionKey, OptionSpec};
@@ -57,6 +58,10 @@ pub const GROUPS: &[Group] = &[
         options: bucket::OPTIONS,
     },
     Group {
+        title: "Retention options",
+        options: retention::OPTIONS,
+    },
+    Group {
         title: "Options of pgBackRest that pgmesh does not have",
         options: not_yet::OPTIONS,
     },
@@ -101,6 +106,9 @@ fn split_indexed(name: &str) -> Option<(IndexKey, &str, &str)> {
 pub fn find(name: &str) -> Lookup {
     if let Some(spec) = plain(name) {
         return Lookup::Known(spec.key(0), spec);
+    }
+    if let Some(spec) = all().find(|spec| spec.old == Some(name)) {
+        return Lookup::Known(spec.key(1), spec);
     }
     let Some((index, number, rest)) = split_indexed(name) else {
         return Lookup::Unknown;
@@ -203,6 +211,8 @@ mod tests {
         assert!(matches!(find("repo-path"), Lookup::Unknown));
         assert!(matches!(find("repo1path"), Lookup::Unknown));
         assert!(matches!(find("path"), Lookup::Unknown));
+        assert!(matches!(find("retention-full"), Lookup::Known(key, _) if key.to_string() == "repo1-retention-full"));
+        assert!(matches!(find("retention-daily"), Lookup::Unknown));
     }
 
     #[test]

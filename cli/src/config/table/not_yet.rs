@@ -4,8 +4,6 @@
 use crate::config::option::{IndexKey, OptionSpec};
 
 const ASYNC: &str = "pgmesh pushes and fetches each WAL segment at once and has no queue of its own";
-const EXPIRE: &str = "pgmesh keeps every backup and all WAL until it has an expire command";
-const RETENTION_HISTORY: &str = "pgmesh keeps no copies of manifests beyond their backups";
 const FOREIGN_STORE: &str = "pgmesh has no repositories over CIFS or SFTP";
 const REMOTE: &str = "pgmesh runs on the PostgreSQL host and reaches repositories through its nodes (mesh-node)";
 const TLS_SERVER: &str = "a pgmesh node makes its own certificates and listens at node-listen";
@@ -37,7 +35,6 @@ pub const OPTIONS: &[OptionSpec] = &[
         "pgmesh knows from its catalog whether a segment exists and asks only once",
     ),
     plain("archive-copy", "pgmesh does not copy WAL into a backup"),
-    plain("expire-auto", EXPIRE),
     plain("cmd", "pgmesh calls itself by the path it was started from"),
     plain("cmd-ssh", REMOTE),
     plain("compress", "compress-type=none says the same"),
@@ -101,12 +98,6 @@ pub const OPTIONS: &[OptionSpec] = &[
     repo("symlink", "pgmesh stores each chunk once and needs no links"),
     repo("local", REMOTE),
     repo("target-time", "pgmesh reads the repository as it is now"),
-    repo("retention-full", EXPIRE),
-    repo("retention-full-type", EXPIRE),
-    repo("retention-diff", EXPIRE),
-    repo("retention-archive", EXPIRE),
-    repo("retention-archive-type", EXPIRE),
-    repo("retention-history", RETENTION_HISTORY),
     repo("host", REMOTE),
     repo("host-ca-file", REMOTE),
     repo("host-ca-path", REMOTE),

@@ -169,5 +169,6 @@ fn describe(root: ManifestRoot, mut repositories: Vec<RepoKey>) -> BackupInfo {
         owed: Vec::new(),
         annotations: root.annotations,
         program: root.pgmesh_version,
+        hold: None,
     }
 }
