@@ -349,6 +349,6 @@ pub(super) fn backup_info(label: BackupLabel, record: &BackupRecord, registered:
         repositories,
         annotations: record.annotations.clone(),
         program: record.program.clone(),
-        hold: None,
+        hold: hold_info(record),
     }
 }
