@@ -92,6 +92,14 @@ fn expiry(refusal: &ExpiryRefusal) -> (ExitCode, Option<&'static str>) {
             Some("take a full backup first: 'pgmesh --stanza=NAME --type=full backup'"),
         ),
         E::Committing { .. } => (ExitCode::LockAcquire, Some("try again in a moment")),
+        E::OtherManifest { .. } => (
+            ExitCode::LockAcquire,
+            Some("run the backup again: chunks that are stored already are not sent again"),
+        ),
+        E::HoldStays { .. } => (
+            ExitCode::CommandInvalid,
+            Some("give a later time, or ask an administrator: 'pgmesh --stanza=NAME release LABEL'"),
+        ),
         E::Unlisted(_) => (
             ExitCode::ArchiveTimeout,
             Some("try again: the leader reads them now, and 'pgmesh status' says if it cannot"),

@@ -266,6 +266,7 @@ pub fn check(proposal: &Proposal) -> Result<(), Refusal> {
         }
         Command::ExpireWal(expire) => items(expire.files.len()),
         Command::Release(release) => items(release.chunks.len()),
+        Command::Trim { chunks, .. } => items(chunks.len()),
         Command::HoldBackup(given) => given.hold.as_ref().map_or(Ok(()), |hold| {
             reason(&hold.why)?;
             bounded("the holder of a hold, in bytes", hold.by.len(), HOLDER)

@@ -285,7 +285,10 @@ impl Served {
             Request::GetRetained(ask) => reply(stream, node.retained(ask).await).await,
             Request::ExpireBackups(expire) => logged(stream, "expire", node.expire_backups(actor, expire).await).await,
             Request::ExpireWal(expire) => logged(stream, "expire of WAL", node.expire_wal(actor, expire).await).await,
-            Request::HoldBackup(hold) => logged(stream, "hold", node.hold_backup(actor, hold).await).await,
+            Request::HoldBackup(hold) => {
+                let held = node.hold_backup(actor, self.peer.is_admin(), hold).await;
+                logged(stream, "hold", held).await
+            }
             Request::Annotate(annotate) => reply(stream, node.annotate(actor, annotate).await).await,
             Request::ListRepository(list) => reply(stream, node.list_repository(list, self.peer.is_node()).await).await,
             Request::ReadRepository(read) => {

@@ -61,6 +61,39 @@ impl Round {
     }
 }
 
+/// A backup that has expired in a repository.
+struct Expired {
+    repo: RepoKey,
+    stanza: StanzaName,
+    label: BackupLabel,
+    since: LogIndex,
+}
+
+impl Expired {
+    fn release(&self, manifest: bool, chunks: Vec<Digest>) -> Command {
+        Command::Release(Box::new(Release {
+            repo: self.repo,
+            stanza: self.stanza.clone(),
+            label: self.label.clone(),
+            since: self.since,
+            manifest,
+            chunks,
+        }))
+    }
+
+    /// Takes the outcome of a step in; a failure of one release does not stop the others.
+    fn note(&self, outcome: Result<bool, Failure>, round: &mut Round) -> bool {
+        outcome.unwrap_or_else(|failure| {
+            let Self {
+                repo, stanza, label, ..
+            } = self;
+            tracing::warn!(%repo, %stanza, %label, error = %failure, "what an expired backup needed is released later");
+            round.is_open = true;
+            false
+        })
+    }
+}
+
 impl Janitor {
     /// Releases what has expired, until the node stops. The leader does it for the whole mesh.
     pub async fn keep_releasing(self: Arc<Self>) {
@@ -113,18 +146,39 @@ impl Janitor {
         }
         let abandoned: Vec<_> = view.abandoned().collect::<Result<_, _>>()?;
         for ((stanza, label), ()) in abandoned {
-            self.drop_uses(&stanza, &label, &mut round).await?;
+            if let Err(failure) = self.drop_uses(&stanza, &label, &mut round).await {
+                tracing::warn!(%stanza, %label, error = %failure, "the uses of a backup that was given up are dropped later");
+                round.is_open = true;
+            }
         }
         let releases: Vec<_> = view.releases().collect::<Result<_, _>>()?;
-        for ((repo, stanza, label), _) in releases {
-            self.release(repo, &stanza, &label, &mut round).await?;
+        let mut waiting = Vec::new();
+        for ((repo, stanza, label), since) in releases {
+            let expired = Expired {
+                repo,
+                stanza,
+                label,
+                since,
+            };
+            let released = self.release_manifest(&expired, &mut round).await;
+            if expired.note(released, &mut round) {
+                waiting.push(expired);
+            }
+        }
+        if !waiting.is_empty() {
+            // The manifests go first.
+            self.collect_garbage().await?;
+        }
+        for expired in waiting {
+            let released = self.release_chunks(&expired, &mut round).await;
+            expired.note(released.map(|()| true), &mut round);
         }
         Ok(round)
     }
 
     /// Drops the uses of a backup that was given up.
     async fn drop_uses(&self, stanza: &StanzaName, label: &BackupLabel, round: &mut Round) -> Result<(), Failure> {
-        let mut after = None;
+        let (mut after, mut is_through) = (None, true);
         loop {
             let view = self.catalog.view();
             let rows = view.uses_at(stanza, label, after.as_ref()).take(AT_ONCE);
@@ -137,50 +191,42 @@ impl Janitor {
                 stanza: stanza.clone(),
                 label: label.clone(),
                 chunks,
-                is_last,
+                is_last: is_last && is_through,
             };
             let command = Command::DropUses(Box::new(given));
-            if !round.note(self.catalog.propose(self.actor(), command).await)? || is_last {
+            is_through &= round.note(self.catalog.propose(self.actor(), command).await)?;
+            if is_last {
                 return Ok(());
             }
             self.let_others_through().await;
         }
     }
 
-    /// Releases what one expired backup alone needed in one repository.
-    async fn release(
-        &self,
-        repo: RepoKey,
-        stanza: &StanzaName,
-        label: &BackupLabel,
-        round: &mut Round,
-    ) -> Result<(), Failure> {
-        let release = |manifest, chunks| {
-            Command::Release(Box::new(Release {
-                repo,
-                stanza: stanza.clone(),
-                label: label.clone(),
-                manifest,
-                chunks,
-            }))
-        };
-        if !round.note(self.catalog.propose(self.actor(), release(true, Vec::new())).await)? {
-            return Ok(());
-        }
+    /// Withdraws an expired backup's manifest; says whether its chunks may follow.
+    async fn release_manifest(&self, expired: &Expired, round: &mut Round) -> Result<bool, Failure> {
+        let command = expired.release(true, Vec::new());
+        round.note(self.catalog.propose(self.actor(), command).await)
+    }
+
+    /// Releases the chunks that one expired backup alone needed in one repository, once its manifest is deleted there.
+    async fn release_chunks(&self, expired: &Expired, round: &mut Round) -> Result<(), Failure> {
+        let Expired {
+            repo,
+            stanza,
+            label,
+            since,
+        } = expired;
         let manifest = ObjectRef::Manifest {
             stanza: stanza.clone(),
             label: label.clone(),
         };
-        if self.catalog.view().has_garbage(&manifest, repo)? {
-            self.collect_garbage().await?;
-            if self.catalog.view().has_garbage(&manifest, repo)? {
-                // Its repository is away, or an older session is open.
-                round.is_open = true;
-                return Ok(());
-            }
+        if self.catalog.view().has_garbage(&manifest, *repo)? {
+            // Its repository is away, or an older session is open.
+            round.is_open = true;
+            return Ok(());
         }
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
-        let span = Span::of(&view, stanza, label, repo)?;
+        let span = Span::of(&view, stanza, label, *repo)?;
         let mut is_through = true;
         let mut page = Vec::new();
         for row in span.rows(&view, stanza) {
@@ -188,20 +234,21 @@ impl Janitor {
                 page.push(digest);
             }
             if page.len() >= AT_ONCE {
-                let command = release(false, std::mem::take(&mut page));
+                let command = expired.release(false, std::mem::take(&mut page));
                 is_through &= round.note(self.catalog.propose(self.actor(), command).await)?;
                 self.let_others_through().await;
             }
         }
         if !page.is_empty() {
-            let command = release(false, page);
+            let command = expired.release(false, page);
             is_through &= round.note(self.catalog.propose(self.actor(), command).await)?;
         }
         if is_through {
             let end = Command::EndRelease {
-                repo,
+                repo: *repo,
                 stanza: stanza.clone(),
                 label: label.clone(),
+                since: *since,
             };
             round.note(self.catalog.propose(self.actor(), end).await)?;
         }
@@ -238,8 +285,8 @@ impl Janitor {
                 };
                 let born: Vec<Digest> = named.difference(&open).copied().collect();
                 let died: Vec<Digest> = open.difference(&named).copied().collect();
-                self.note_listed(stanza, label, &born, UseEvent::Born).await?;
-                self.note_listed(stanza, label, &died, UseEvent::Died).await?;
+                self.note_listed((stanza, began), label, &born, UseEvent::Born).await?;
+                self.note_listed((stanza, began), label, &died, UseEvent::Died).await?;
                 open = named;
             }
         }
@@ -274,11 +321,23 @@ impl Janitor {
         label: &BackupLabel,
         part: &Part,
     ) -> Result<Option<HashSet<Digest>>, Failure> {
+        let manifest = ObjectRef::Manifest {
+            stanza: stanza.clone(),
+            label: label.clone(),
+        };
+        if is_lost(view, &manifest)? {
+            tracing::warn!(%stanza, %label, "the manifest is lost in all repositories: its uses of chunks are not known");
+            return Ok(None);
+        }
         let Some(root) = self.reads.manifest_root(view, stanza, label).await? else {
             return Ok(None);
         };
         let mut named = HashSet::new();
         for manifest_part in &root.parts {
+            if is_lost(view, &ObjectRef::Chunk(manifest_part.digest))? {
+                tracing::warn!(%stanza, %label, "a part of the manifest is lost in all repositories: its chunks are not known");
+                continue;
+            }
             let chunks = self.reads.chunks_of_part(view, manifest_part.digest).await?;
             let chunks = std::iter::once(manifest_part.digest).chain(chunks);
             named.extend(chunks.filter(|digest| part.has(digest)));
@@ -288,7 +347,7 @@ impl Janitor {
 
     async fn note_listed(
         &self,
-        stanza: &StanzaName,
+        (stanza, began): (&StanzaName, LogIndex),
         label: &BackupLabel,
         chunks: &[Digest],
         event: UseEvent,
@@ -301,6 +360,7 @@ impl Janitor {
             }
             let note = NoteUses {
                 session: None,
+                began,
                 stanza: stanza.clone(),
                 label: label.clone(),
                 born,
@@ -313,6 +373,11 @@ impl Janitor {
         }
         Ok(())
     }
+}
+
+/// Whether no repository has a good replica of an object: nobody can use what it names.
+fn is_lost(view: &View, object: &ObjectRef) -> Result<bool, Failure> {
+    Ok(view.object(object)?.is_none_or(|stored| stored.replicas.is_empty()))
 }
 
 /// The backups between which the uses lie that an expired backup alone kept alive in a repository.

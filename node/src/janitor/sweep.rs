@@ -21,6 +21,7 @@ use pgmesh_protocol::Failure;
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::{Command, LogIndex, Reply, SessionId, View};
 use pgmesh_storage::{Digest, RepoKey};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -180,10 +181,25 @@ impl Janitor {
     async fn sweep_part(&self, part: Part) -> Result<Swept, Failure> {
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let candidates = candidates(&view.snapshot(), &part)?;
+        self.trim(&candidates.misplaced).await?;
         Ok(Swept::Done {
             condemned: self.condemn(&candidates.chunks).await?,
             held_by: candidates.held_by,
         })
+    }
+
+    /// Withdraws replicas from repositories that do not need them, while others do.
+    async fn trim(&self, misplaced: &BTreeMap<RepoKey, Vec<Digest>>) -> Result<(), Failure> {
+        for (repo, chunks) in misplaced {
+            for chunks in chunks.chunks(BATCH) {
+                let (repo, chunks) = (*repo, chunks.to_vec());
+                self.catalog
+                    .propose(self.actor(), Command::Trim { repo, chunks })
+                    .await?;
+                self.let_commits_through().await;
+            }
+        }
+        Ok(())
     }
 
     /// Condemns the chunks of which the catalog knows no use.
@@ -262,6 +278,8 @@ impl Part {
 /// Chunks that may be condemned if no manifest names them.
 pub(crate) struct Candidates {
     pub(crate) chunks: Vec<Digest>,
+    /// Other chunks that some repository needs, by the repositories that have a replica and do not.
+    misplaced: BTreeMap<RepoKey, Vec<Digest>>,
     /// The running backup because of which some others may not.
     held_by: Option<SessionId>,
 }
@@ -274,11 +292,20 @@ pub(crate) fn candidates<B: Base>(view: &View<B>, part: &Part) -> Result<Candida
     let mut judge = view.judge();
     let mut known = Candidates {
         chunks: Vec::new(),
+        misplaced: BTreeMap::new(),
         held_by: None,
     };
     for row in view.all_chunks(None) {
         let (digest, record) = row?;
-        if record.condemned.is_some() || !part.has(&digest) || judge.is_needed(&digest, &all)? {
+        if record.condemned.is_some() || !part.has(&digest) {
+            continue;
+        }
+        if judge.is_needed(&digest, &all)? {
+            for replica in &record.replicas {
+                if !judge.is_needed(&digest, &[replica.repo])? {
+                    known.misplaced.entry(replica.repo).or_default().push(digest);
+                }
+            }
             continue;
         }
         match running.filter(|session| record.added > session.0) {

@@ -245,6 +245,7 @@ async fn note_uses(node: &SimNode, session: SessionId, label: &BackupLabel, want
         stanza: stanza(),
         session,
         label: label.clone(),
+        manifest: digest(250),
     };
     if node.ask(stage).await.is_err() {
         return false;
@@ -259,6 +260,7 @@ async fn note_uses(node: &SimNode, session: SessionId, label: &BackupLabel, want
     let died = std::iter::zip(&all, are_open(&all)).filter(|(digest, is_open)| *is_open && !wanted.contains(digest));
     let note = NoteUses {
         session: Some(session),
+        began: LogIndex(0),
         stanza: stanza(),
         label: label.clone(),
         born: digests(born),
@@ -305,20 +307,28 @@ async fn release(node: SimNode) {
         };
         let _ = node.ask(Command::DropUses(Box::new(given))).await;
     }
-    let jobs: Vec<_> = view.releases().map(|row| row.unwrap().0).collect();
-    for (repo, stanza, label) in jobs {
+    let jobs: Vec<_> = view.releases().map(Result::unwrap).collect();
+    for ((repo, stanza, label), since) in jobs {
         let release = |manifest| {
             Command::Release(Box::new(Release {
                 repo,
                 stanza: stanza.clone(),
                 label: label.clone(),
+                since,
                 manifest,
                 chunks: (0..CHUNKS).map(digest).filter(|_| !manifest).collect(),
             }))
         };
         let is_through = |outcome: Result<Reply, Unsaid>| matches!(outcome, Ok(Reply::Released { waiting: 0, .. }));
         if is_through(node.ask(release(true)).await) && is_through(node.ask(release(false)).await) {
-            let _ = node.ask(Command::EndRelease { repo, stanza, label }).await;
+            let _ = node
+                .ask(Command::EndRelease {
+                    repo,
+                    stanza,
+                    label,
+                    since,
+                })
+                .await;
         }
     }
 }

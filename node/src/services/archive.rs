@@ -177,13 +177,23 @@ impl Archive {
                 })
                 .into());
             }
-            Some(record) if record.object.replicas.len() >= ack => {
+            // Repositories that have kept it for as long as they should ask for nothing.
+            Some(record) if record.object.replicas.len() + record.expired.len() >= ack => {
                 return Ok(Planned::Already(already(record, &all, filed.aside.is_some())));
             }
             Some(record) => (
-                record.object.replicas.len(),
+                record.object.replicas.len() + record.expired.len(),
                 missing(&view.snapshot(), &object, record)?,
             ),
+            None if has_expired(&view, &push.stanza, &database, filed.file)? => {
+                tracing::info!(stanza = %push.stanza, file = %filed.file, "was archived once and has expired: not stored again");
+                return Ok(Planned::Already(Pushed {
+                    already: true,
+                    aside: false,
+                    durable: Vec::new(),
+                    owed: Vec::new(),
+                }));
+            }
             None => (0, refs::targets_of(&view.snapshot(), &object)?),
         };
         Ok(Planned::Write(Box::new(Plan {
@@ -315,6 +325,15 @@ pub(super) fn segment_ref(push: &PushSegment, database: &Database, file: &WalFil
     }
 }
 
+/// Whether a segment that is not in the archive, or later WAL of its timeline, has expired in all repositories.
+fn has_expired(view: &View, stanza: &StanzaName, database: &Database, file: WalFileName) -> Result<bool, Failure> {
+    let WalFileName::Segment(segment) = file else {
+        return Ok(false);
+    };
+    let upto = view.expired_upto(stanza, database.id, segment.timeline)?;
+    Ok(upto.is_some_and(|upto| segment <= upto))
+}
+
 /// The repositories that lack a known segment, each with the generation to write.
 pub(crate) fn missing<B: Base>(
     view: &View<B>,
@@ -322,7 +341,8 @@ pub(crate) fn missing<B: Base>(
     record: &SegmentRecord,
 ) -> Result<Vec<(RepoKey, Generation)>, Failure> {
     let mut targets = refs::targets_of_known(view, object, &record.object.replicas)?;
-    targets.retain(|(key, _)| !record.object.replicas.iter().any(|has| has.repo == *key));
+    let has = |key: &RepoKey| record.object.replicas.iter().any(|has| has.repo == *key);
+    targets.retain(|(key, _)| !has(key) && !record.expired.contains(key));
     Ok(targets)
 }
 

@@ -218,6 +218,11 @@ impl Backups {
                         continue;
                     }
                     Checked::Thin(thin) => {
+                        if !is_noted {
+                            // Where a chunk has expired, it is owed from then on.
+                            self.note_uses(actor, session, &commit, &root).await?;
+                            is_noted = true;
+                        }
                         self.repair.wake();
                         patience.wait(Some(thin), || too_thin(thin, ack)).await?;
                         continue;
@@ -234,8 +239,7 @@ impl Backups {
                 },
             };
             if !is_noted {
-                self.note_uses(actor, session, (&commit.stanza, &commit.label), &root)
-                    .await?;
+                self.note_uses(actor, session, &commit, &root).await?;
                 is_noted = true;
                 // Nothing of the stanza expires from here on; what went before is found by another look.
                 before = Some(whole);

@@ -159,7 +159,18 @@ impl Node {
     }
 
     /// Holds a backup, or releases it.
-    pub async fn hold_backup(&self, actor: &str, given: HoldBackup) -> Result<Vec<BackupLabel>, Failure> {
+    pub async fn hold_backup(
+        &self,
+        actor: &str,
+        is_administrator: bool,
+        given: HoldBackup,
+    ) -> Result<Vec<BackupLabel>, Failure> {
+        if let Some(until) = given.hold.as_ref().and_then(|hold| hold.until)
+            && until <= now_unix()
+        {
+            return Err(Failure::new(ExitCode::OptionInvalid, "the hold would end in the past")
+                .remedy("give a later time as --until"));
+        }
         let hold = given.hold.map(|wish| pgmesh_raft::Hold {
             since: now_unix(),
             until: wish.until,
@@ -170,6 +181,7 @@ impl Node {
             stanza: given.stanza,
             label: given.label,
             hold,
+            is_administrator,
         }));
         match self.catalog.propose(actor, command).await? {
             Reply::Held { labels } => Ok(labels),

@@ -2,7 +2,7 @@
 
 use crate::archive::Archive;
 use crate::refs;
-use crate::wal_holes::descents_of;
+use crate::wal_holes::{descents_of, tree_of};
 use bytes::Bytes;
 use pgmesh_postgres::{WalFileName, WalHole};
 use pgmesh_protocol::{ExitCode, Failure, GetSegment, SegmentPart, SegmentReply};
@@ -39,7 +39,7 @@ impl Archive {
             return Err(no_such_database(&get));
         }
         let Some((object, known)) = find_file(&view, &get.stanza, &databases, file)? else {
-            if let Some(database) = expired_in(&view, &get.stanza, &databases, file)? {
+            if let Some(database) = expired_in(&view, &get.stanza, &stanza, &databases, file)? {
                 return Err(expired(&file, database));
             }
             for database in databases {
@@ -209,19 +209,28 @@ fn hole(
     Ok(WalHole::judge(segment, database.segment_size, later, descents))
 }
 
-/// The first of these databases in whose archive a segment, or later WAL of its timeline, has expired.
+/// The first of these databases in whose archive a file was that is not there, and that has expired.
 fn expired_in<'d>(
     view: &View,
     stanza: &StanzaName,
+    record: &StanzaRecord,
     databases: &[&'d Database],
     file: WalFileName,
 ) -> Result<Option<&'d Database>, Failure> {
-    let WalFileName::Segment(segment) = file else {
-        return Ok(None);
-    };
     for database in databases {
-        let upto = view.expired_upto(stanza, database.id, segment.timeline)?;
-        if upto.is_some_and(|upto| segment <= upto) {
+        let has_expired = match file {
+            WalFileName::Segment(segment) => {
+                // Before its beginning a timeline has no WAL of its own.
+                let begin = tree_of(record, database.id).beginning(segment.timeline);
+                let is_own = begin.is_none_or(|begin| segment.end(database.segment_size) > begin);
+                let upto = view.expired_upto(stanza, database.id, segment.timeline)?;
+                is_own && upto.is_some_and(|upto| segment <= upto)
+            }
+            // The catalog knows the history of each timeline that was archived.
+            WalFileName::History(timeline) => record.histories_of(database.id).any(|(known, _)| *known == timeline),
+            _ => false,
+        };
+        if has_expired {
             return Ok(Some(database));
         }
     }

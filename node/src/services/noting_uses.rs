@@ -7,9 +7,9 @@
 
 use crate::backups::Backups;
 use crate::janitor::Part;
-use pgmesh_protocol::Failure;
+use pgmesh_protocol::{CommitBackup, Failure};
 use pgmesh_raft::command::NoteUses;
-use pgmesh_raft::{BackupRecord, Command, SessionId, UseEvent, View};
+use pgmesh_raft::{BackupRecord, Command, LogIndex, SessionId, UseEvent, View};
 use pgmesh_storage::{BackupLabel, Digest, ManifestRoot, RepoKey, StanzaName};
 use std::collections::HashSet;
 
@@ -44,9 +44,10 @@ impl Backups {
         &self,
         actor: &str,
         session: SessionId,
-        (stanza, label): (&StanzaName, &BackupLabel),
+        commit: &CommitBackup,
         root: &ManifestRoot,
     ) -> Result<(), Failure> {
+        let (stanza, label) = (&commit.stanza, &commit.label);
         let staged = Staged {
             actor,
             session,
@@ -58,6 +59,7 @@ impl Backups {
             stanza: stanza.clone(),
             session,
             label: label.clone(),
+            manifest: commit.manifest.digest,
         };
         self.catalog.propose(actor, stage).await?;
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
@@ -114,6 +116,7 @@ impl Backups {
         let digests = |chunks: Vec<(Digest, bool)>| chunks.into_iter().map(|(digest, _)| digest).collect();
         let note = NoteUses {
             session: Some(staged.session),
+            began: LogIndex(0),
             stanza: staged.stanza.clone(),
             label: staged.label.clone(),
             born: digests(born),

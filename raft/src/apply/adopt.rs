@@ -70,6 +70,7 @@ fn stanza_with<B: Base>(step: &mut Step<'_, '_, B>, name: StanzaName, given: Vec
         forgotten: None,
         past: BTreeMap::new(),
         backup: None,
+        last_backup: None,
         since: step.index,
     };
     step.audit(format!("stanza {name} taken up from a repository"));
@@ -157,7 +158,7 @@ fn backup<B: Base>(
     mut record: BackupRecord,
     claims: Vec<Claim>,
 ) -> Outcome {
-    let owner = stanza::need(step, name)?;
+    let mut owner = stanza::need(step, name)?;
     if owner.database(record.db).is_none() {
         return Err(Refusal::UnknownStanza(name.clone()).into());
     }
@@ -174,6 +175,8 @@ fn backup<B: Base>(
     };
     record.manifest = place_manifest(step, &object, &record.manifest, claims)?;
     record.expired.clear();
+    owner.last_backup = owner.last_backup.max(Some(label.clone()));
+    stanza::put(step, name, &owner);
     step.audit(format!("backup {label} of stanza {name} taken up from a repository"));
     use_judge::doubt(step, name, true)?;
     // A sweep that looked for chunks that no backup names must look again (invariant 5).

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use pgmesh_postgres::{SegmentName, SystemId, WalFileName};
 use pgmesh_storage::{BackupLabel, DbId, StanzaName};
 
-use super::objects::{Found, discard, need_replicas, need_session, place_new, registered};
+use super::objects::{Found, Keepers, discard, need_replicas, need_session, place_new};
 use super::{Base, Outcome, Step, stanza, use_judge, withdrawn};
 use crate::command::{ClaimedObject, CommitBackup};
 use crate::error::ReadError;
@@ -49,7 +49,8 @@ pub(super) fn begin<B: Base>(
         }
         .into());
     }
-    if let Some(last) = last_label(step, name)?
+    // Labels order the uses of chunks: none comes twice, and none before one that was.
+    if let Some(last) = last_label(step, name)?.max(owner.last_backup.clone())
         && label <= last
     {
         return Err(Refusal::LabelNotLater {
@@ -72,7 +73,7 @@ pub(super) fn begin<B: Base>(
         session,
         label,
         began_at: step.at,
-        is_staged: false,
+        staged: None,
     });
     stanza::put(step, name, &owner);
     Ok(Reply::Done)
@@ -131,8 +132,9 @@ pub(super) fn commit<B: Base>(step: &mut Step<'_, '_, B>, commit: CommitBackup) 
     record.began = session.0;
     record.manifest = place_manifest(step, &object, &record.manifest, claims)?;
     need_replicas(&record.manifest.replicas, ack)?;
-    let running = owner.backup.take();
-    if !running.is_some_and(|running| running.is_staged) {
+    let staged = owner.backup.take().and_then(|running| running.staged);
+    owner.last_backup = Some(label.clone());
+    if staged != Some(record.manifest.digest) {
         // Its uses of chunks are not noted.
         use_judge::doubt(step, &name, true)?;
     }
@@ -301,7 +303,7 @@ fn release_everywhere<B: Base>(
     name: &StanzaName,
     label: &BackupLabel,
 ) -> Result<(), ReadError> {
-    for repo in registered(step)? {
+    for repo in Keepers::read(step)?.all {
         step.txn
             .put(Table::Releases, key::release(repo, name, label), &step.index);
     }

@@ -82,7 +82,7 @@ fn add_to_known<B: Base>(
         }
         .into());
     }
-    let (_, replicas) = place_more(step, object, known, &chunk.claims)?;
+    let (_, replicas) = place_more(step, object, known, &chunk.claims, true)?;
     if !are_enough(&replicas, ack) {
         return Ok(Some(StaleGeneration {
             digest: chunk.digest,

@@ -11,17 +11,18 @@
 
 use std::collections::BTreeSet;
 
-use pgmesh_postgres::SegmentName;
+use pgmesh_postgres::{SegmentName, WalFileName};
 use pgmesh_storage::{BackupLabel, BackupType, DbId, RepoKey, StanzaName};
 
-use super::objects::{Found, need_repository, registered, settle};
-use super::release::{drop_segment, is_only_source, withdraw};
+use super::objects::{Found, Keepers, need_repository, settle};
+use super::release::{drop_segment, withdraw};
+use super::repository_checks::changing;
 use super::{Base, Outcome, Step, backup, stanza};
 use crate::command::{ExpireBackups, ExpireWal, HoldBackup};
 use crate::error::ReadError;
 use crate::key;
 use crate::limits;
-use crate::model::{BackupRecord, ObjectRef, SegmentRecord};
+use crate::model::{BackupRecord, ChangeKind, Hold, ObjectRef, SegmentRecord};
 use crate::refusal::{ExpiryRefusal, Refusal};
 use crate::reply::Reply;
 use crate::table::Table;
@@ -49,7 +50,7 @@ pub(super) fn expire_backups<B: Base>(step: &mut Step<'_, '_, B>, expire: Expire
         why,
     } = expire;
     let owner = stanza::need(step, &name)?;
-    need_repository(step, repo)?;
+    need_staying(step, repo)?;
     owner.refuse_staged(&name)?;
     let all = backups(step, &name)?;
     let asked: BTreeSet<BackupLabel> = labels.into_iter().collect();
@@ -78,6 +79,14 @@ pub(super) fn expire_backups<B: Base>(step: &mut Step<'_, '_, B>, expire: Expire
         step.audit(limits::shortened(what, limits::REASON));
     }
     Ok(Reply::Expired { labels })
+}
+
+/// A repository that is being removed keeps what it has until then.
+fn need_staying<B: Base>(step: &Step<'_, '_, B>, repo: RepoKey) -> Outcome<()> {
+    match need_repository(step, repo)?.change {
+        Some(change) if change.kind == ChangeKind::Retiring => Err(changing(repo, change.kind).into()),
+        _ => Ok(()),
+    }
 }
 
 /// A backup that is held stays, and with it the backups that it depends on.
@@ -131,11 +140,11 @@ fn refuse_last_full(
     let is_newest = newest(staying).is_none_or(|other| other < *label);
     let mut others = staying.iter().filter(is_full);
     // A full backup that the repository still owes is no reason to expire one that it has.
-    let is_enough = if is_newest {
-        others.any(|(_, other)| other.db == record.db && (is_there(other) || !is_there(record)))
-    } else {
-        others.any(|(_, other)| is_there(other)) || !is_there(record)
-    };
+    let is_any_there = going.iter().filter(is_full).any(|(_, going)| is_there(going));
+    let is_enough = others.any(|(_, other)| {
+        let is_same = !is_newest || other.db == record.db;
+        is_same && (is_there(other) || !is_any_there)
+    });
     if is_enough {
         return Ok(());
     }
@@ -150,9 +159,18 @@ pub(super) fn hold<B: Base>(step: &mut Step<'_, '_, B>, given: HoldBackup) -> Ou
         stanza: name,
         label,
         hold,
+        is_administrator,
     } = given;
     let all = backups(step, &name)?;
     let mut record = backup::need_backup(step, &name, &label)?;
+    let end = |hold: &Hold| hold.until.unwrap_or(i64::MAX);
+    if let Some(known) = record.hold.as_ref().filter(|known| known.holds(step.at))
+        && !is_administrator
+        && hold.as_ref().is_none_or(|hold| end(hold) < end(known))
+    {
+        let by = known.by.clone();
+        return Err(Refusal::Expiry(ExpiryRefusal::HoldStays { label, by }).into());
+    }
     let what = match &hold {
         Some(hold) if hold.why.is_empty() => format!("backup {label} of stanza {name} is held"),
         Some(hold) => format!("backup {label} of stanza {name} is held: {}", hold.why),
@@ -186,12 +204,13 @@ pub(super) fn expire_wal<B: Base>(step: &mut Step<'_, '_, B>, expire: &ExpireWal
         files,
     } = expire;
     let mut owner = stanza::need(step, name)?;
-    need_repository(step, *repo)?;
+    need_staying(step, *repo)?;
     let Some(database) = owner.database(*db).cloned() else {
         return Err(Refusal::UnknownStanza(name.clone()).into());
     };
     let needed = needed_wal(step, name, *repo, *db)?;
-    let registered = registered(step)?;
+    let keepers = Keepers::read(step)?;
+    let running = owner.backup.as_ref().map(|running| running.session.0);
     let (mut count, mut waiting, mut is_any_gone) = (0_u32, 0_u32, false);
     for file in files {
         let is_needed = |segment: SegmentName| needed.iter().any(|(start, stop)| *start <= segment && segment <= *stop);
@@ -211,15 +230,20 @@ pub(super) fn expire_wal<B: Base>(step: &mut Step<'_, '_, B>, expire: &ExpireWal
             object: record.object.clone(),
             archive: Some(database.archive_id()),
         };
-        if is_only_source(step, &object, &record.object, &record.expired, *repo, &registered)? {
+        // A running backup needs the WAL since it began.
+        if running.is_some_and(|began| record.pushed >= began) {
+            continue;
+        }
+        if keepers.need_source(&record.object, &record.expired, *repo) {
             waiting += 1;
             continue;
         }
         withdraw(step, &object, &found, *repo, &mut record.object.replicas)?;
         count += u32::from(record.expired.insert(*repo));
-        if registered.iter().all(|repo| record.expired.contains(repo)) {
+        if keepers.all.iter().all(|repo| record.expired.contains(repo)) {
             drop_segment(step, &row, &object, record)?;
-            is_any_gone = true;
+            // A push of a segment looks at the watermark.
+            is_any_gone |= !matches!(file, WalFileName::Segment(_) | WalFileName::Map(_));
         } else {
             step.txn.put(Table::Segments, row, &record);
         }

@@ -1,6 +1,6 @@
 //! Forgetting WAL that another history of the cluster has otherwise (invariant 12).
 
-use pgmesh_postgres::WalFileName;
+use pgmesh_postgres::{Lsn, SegmentName, WalFileName};
 use pgmesh_storage::{BackupLabel, DbId, StanzaName};
 
 use super::objects::{Found, discard};
@@ -53,6 +53,7 @@ pub(super) fn forget<B: Base>(step: &mut Step<'_, '_, B>, name: &StanzaName, wis
     for row in rows {
         forget_row(step, name, &database, row, wish.from)?;
     }
+    lower_watermark(step, name, &database, wish.from)?;
     if let WalFileName::History(_) = wish.from {
         owner.histories.remove(&timeline);
         owner.writers.remove(&timeline);
@@ -68,6 +69,29 @@ pub(super) fn forget<B: Base>(step: &mut Step<'_, '_, B>, name: &StanzaName, wis
     );
     step.audit(limits::shortened(what, limits::REASON));
     Ok(Reply::Done)
+}
+
+/// Segments of another history come under the names of expired ones.
+fn lower_watermark<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    name: &StanzaName,
+    database: &Database,
+    from: WalFileName,
+) -> Result<(), ReadError> {
+    let row = key::last_push(name, database.id, from.timeline());
+    let Some(upto) = step.txn.record::<SegmentName>(Table::ExpiredWal, &row)? else {
+        return Ok(());
+    };
+    match from.segment() {
+        Some(first) if first > upto => {}
+        Some(first) if first.start(database.segment_size) > Lsn(0) => {
+            let size = database.segment_size;
+            let before = SegmentName::ending_at(first.timeline, first.start(size), size);
+            step.txn.put(Table::ExpiredWal, row, &before);
+        }
+        _ => step.txn.delete(Table::ExpiredWal, row),
+    }
+    Ok(())
 }
 
 /// Whether the wish was carried out before: the request is repeated, or comes late, and other files have taken the

@@ -452,7 +452,12 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
         Command::NoteCertificate(note) => certificate::note(step, *note),
         Command::RevokeCertificates(given) => certificate::revoke(step, &given),
         Command::HandOutToken(given) => token::hand_out(step, *given),
-        Command::StageUses { stanza, session, label } => uses::stage(step, &stanza, session, &label),
+        Command::StageUses {
+            stanza,
+            session,
+            label,
+            manifest,
+        } => uses::stage(step, &stanza, session, &label, manifest),
         Command::NoteUses(note) => uses::note(step, &note),
         Command::DoubtUses { stanza } => uses::doubt_deaths(step, &stanza),
         Command::EndListing(end) => uses::end_listing(step, &end),
@@ -460,7 +465,13 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
         Command::ExpireBackups(expire) => expiry::expire_backups(step, *expire),
         Command::ExpireWal(expire) => expiry::expire_wal(step, &expire),
         Command::Release(given) => release::release(step, &given),
-        Command::EndRelease { repo, stanza, label } => release::end_release(step, repo, &stanza, &label),
+        Command::EndRelease {
+            repo,
+            stanza,
+            label,
+            since,
+        } => release::end_release(step, repo, &stanza, &label, since),
+        Command::Trim { repo, chunks } => release::trim(step, repo, &chunks),
         Command::HoldBackup(given) => expiry::hold(step, *given),
     }
 }

@@ -4,6 +4,8 @@
 //! for a repository whose backfill has not come to the object yet). In a repository where the object has expired there
 //! is neither.
 
+use std::collections::BTreeSet;
+
 use pgmesh_storage::{ArchiveId, RepoKey};
 
 use super::names::{free_generation, stale};
@@ -13,8 +15,8 @@ use crate::command::{ClaimedObject, NewReplica};
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
 use crate::model::{
-    BackupRecord, ChunkRecord, Claim, Debt, DebtReason, Garbage, GarbageKey, Lost, ObjectRef, Replica,
-    RepositoryCounters, RepositoryRecord, SegmentRecord, SessionId, SessionKind, SessionRecord, StanzaRecord,
+    BackupRecord, ChangeKind, ChunkRecord, Claim, Debt, DebtReason, ExpiredIn, Garbage, GarbageKey, Lost, ObjectRef,
+    Replica, RepositoryCounters, RepositoryRecord, SegmentRecord, SessionId, SessionKind, SessionRecord, StanzaRecord,
     StoredObject,
 };
 use crate::refusal::Refusal;
@@ -167,11 +169,40 @@ pub(super) fn repositories<B: Base>(step: &Step<'_, '_, B>) -> Result<Vec<(RepoK
         .collect()
 }
 
-/// The repositories that new objects are owed to.
-pub(super) fn registered<B: Base>(step: &Step<'_, '_, B>) -> Result<Vec<RepoKey>, ReadError> {
-    let all = repositories(step)?.into_iter();
-    let staying = all.filter(|(_, record)| !record.is_retiring());
-    Ok(staying.map(|(repo, _)| repo).collect())
+/// The repositories that may keep an object.
+pub(super) struct Keepers {
+    /// All but those that are removed by force: a removal that is not forced may be given up.
+    pub(super) all: Vec<RepoKey>,
+    /// Those whose replicas stay, since no walk goes over them.
+    sound: BTreeSet<RepoKey>,
+}
+
+impl Keepers {
+    pub(super) fn read<B: Base>(step: &Step<'_, '_, B>) -> Result<Self, ReadError> {
+        let mut keepers = Self {
+            all: Vec::new(),
+            sound: BTreeSet::new(),
+        };
+        for (repo, record) in repositories(step)? {
+            let is_going = record.change.as_ref();
+            if !is_going.is_some_and(|change| change.kind == ChangeKind::Retiring && change.forced) {
+                keepers.all.push(repo);
+            }
+            if record.change.is_none() {
+                keepers.sound.insert(repo);
+            }
+        }
+        Ok(keepers)
+    }
+
+    /// Whether an object must stay in a repository that does not keep it any more: another one keeps it, and no replica
+    /// is sure to be left as the source of its copy.
+    pub(super) fn need_source(&self, stored: &StoredObject, expired: &ExpiredIn, repo: RepoKey) -> bool {
+        let is_left = |replica: &Replica| replica.repo != repo && self.sound.contains(&replica.repo);
+        let has_replica = stored.replicas.iter().any(|replica| replica.repo == repo);
+        let is_kept = self.all.iter().any(|other| *other != repo && !expired.contains(other));
+        has_replica && is_kept && !stored.replicas.iter().any(is_left)
+    }
 }
 
 pub(super) fn need_repository<B: Base>(step: &Step<'_, '_, B>, repo: RepoKey) -> Outcome<RepositoryRecord> {
@@ -321,6 +352,7 @@ pub(super) fn place_more<B: Base>(
     object: &ObjectRef,
     known: &Found,
     claims: &[Claim],
+    is_brought: bool,
 ) -> Outcome<(u32, Vec<Replica>)> {
     let mut replicas = known.object.replicas.clone();
     let mut accepted = 0;
@@ -346,7 +378,8 @@ pub(super) fn place_more<B: Base>(
             // The repository was registered after the object was known. It may have been removed before that; then its
             // garbage was forgotten without waiting for any session.
             None => {
-                if has_expired(step.txn, object, replica.repo)? {
+                // A running backup needs the chunk that it brings, wherever it has expired.
+                if !is_brought && has_expired(step.txn, &mut Judge::default(), object, replica.repo)? {
                     let garbage = Garbage {
                         since: step.index,
                         digest: known.object.digest,
@@ -374,12 +407,14 @@ pub(super) fn place_more<B: Base>(
 }
 
 /// Whether a repository keeps an object no more: nothing owes it there.
-pub(super) fn has_expired<B: Base>(base: &B, object: &ObjectRef, repo: RepoKey) -> Result<bool, ReadError> {
+pub(super) fn has_expired<B: Base>(
+    base: &B,
+    judge: &mut Judge,
+    object: &ObjectRef,
+    repo: RepoKey,
+) -> Result<bool, ReadError> {
     match object {
-        ObjectRef::Chunk(digest) => {
-            let mut judge = Judge::default();
-            Ok(judge.is_used(base, digest)? && !judge.is_needed(base, digest, &[repo])?)
-        }
+        ObjectRef::Chunk(digest) => Ok(Judge::is_used(base, digest)? && !judge.is_needed(base, digest, &[repo])?),
         ObjectRef::Segment { stanza, db, file } => {
             let key = key::segment(stanza, *db, &file.to_string());
             let record = base.record::<SegmentRecord>(Table::Segments, &key)?;
@@ -435,7 +470,7 @@ pub(super) fn add_replicas<B: Base>(step: &mut Step<'_, '_, B>, session: Session
         if known.object.digest != new.digest {
             continue;
         }
-        let (accepted, replicas) = place_more(step, &new.object, &known, &[new.claim])?;
+        let (accepted, replicas) = place_more(step, &new.object, &known, &[new.claim], false)?;
         total += accepted;
         set_replicas(step, &new.object, replicas)?;
     }

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use pgmesh_postgres::{SegmentName, WalFileName};
 use pgmesh_storage::{BackupLabel, DbId, Digest, RepoKey, StanzaName};
 
-use super::objects::{Found, discard, oldest_backup, registered, settle, throw_away, uncount_replica};
+use super::objects::{Found, Keepers, discard, oldest_backup, settle, throw_away, uncount_replica};
 use super::use_judge::{self, Judge};
 use super::{Base, Outcome, Step, backup, garbage, withdrawn};
 use crate::command::Release;
 use crate::error::ReadError;
 use crate::key;
 use crate::model::{
-    BackupRecord, ChunkRecord, Database, ExpiredIn, Garbage, ObjectRef, Replica, SegmentRecord, SessionId,
+    BackupRecord, ChunkRecord, Database, ExpiredIn, Garbage, LogIndex, ObjectRef, Replica, SegmentRecord, SessionId,
     StanzaRecord, StoredObject,
 };
 use crate::reply::Reply;
@@ -54,29 +54,6 @@ fn note_expired<B: Base>(
         step.txn.put(Table::ExpiredWal, key, &segment);
     }
     Ok(())
-}
-
-/// Whether the repository has the only good replica of an object that another one owes and keeps.
-pub(super) fn is_only_source<B: Base>(
-    step: &Step<'_, '_, B>,
-    object: &ObjectRef,
-    stored: &StoredObject,
-    expired: &ExpiredIn,
-    repo: RepoKey,
-    registered: &[RepoKey],
-) -> Result<bool, ReadError> {
-    if !matches!(stored.replicas.as_slice(), [only] if only.repo == repo) {
-        return Ok(false);
-    }
-    for other in registered
-        .iter()
-        .filter(|other| **other != repo && !expired.contains(other))
-    {
-        if step.txn.get(Table::Debts, &key::debt(*other, object))?.is_some() {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 /// Takes an object's replica and debt out of a repository: without a new debt. Says how many bytes the replica had.
@@ -130,25 +107,17 @@ pub(super) fn release<B: Base>(step: &mut Step<'_, '_, B>, given: &Release) -> O
     }
     use_judge::need_listed(step.txn)?;
     let mut released = Released::default();
-    let registered = registered(step)?;
+    let keepers = Keepers::read(step)?;
     let row = key::release(given.repo, &given.stanza, &given.label);
-    // Without the row it was done before: the request comes late.
-    if step.txn.get(Table::Releases, &row)?.is_some() {
+    // Without this row it was done before: the request comes late.
+    if step.txn.record::<LogIndex>(Table::Releases, &row)? == Some(given.since) {
         if given.manifest {
-            release_manifest(step, given, &registered, &mut released)?;
+            release_manifest(step, given, &keepers, &mut released)?;
         }
         let running = oldest_backup(step.txn)?;
         let mut judge = Judge::default();
         for digest in &given.chunks {
-            release_chunk(
-                step,
-                &mut judge,
-                digest,
-                given.repo,
-                &registered,
-                running,
-                &mut released,
-            )?;
+            release_chunk(step, &mut judge, digest, given.repo, &keepers, running, &mut released)?;
         }
     }
     withdrawn::note(step, &released.withdrawn)?;
@@ -165,12 +134,12 @@ pub(super) fn in_all<B: Base>(
         owner.refuse_staged(name)?;
     }
     use_judge::need_listed(step.txn)?;
-    let (registered, running) = (registered(step)?, oldest_backup(step.txn)?);
+    let (keepers, running) = (Keepers::read(step)?, oldest_backup(step.txn)?);
     let (mut released, mut judge, mut done) = (Released::default(), Judge::default(), Vec::new());
     for digest in chunks {
         let before = released.waiting;
-        for repo in &registered {
-            release_chunk(step, &mut judge, digest, *repo, &registered, running, &mut released)?;
+        for repo in &keepers.all {
+            release_chunk(step, &mut judge, digest, *repo, &keepers, running, &mut released)?;
         }
         if released.waiting == before {
             done.push(*digest);
@@ -189,7 +158,7 @@ fn stanza_of<B: Base>(step: &Step<'_, '_, B>, given: &Release) -> Result<Option<
 fn release_manifest<B: Base>(
     step: &mut Step<'_, '_, B>,
     given: &Release,
-    registered: &[RepoKey],
+    keepers: &Keepers,
     released: &mut Released,
 ) -> Result<(), ReadError> {
     let row = key::backup(&given.stanza, &given.label);
@@ -203,7 +172,7 @@ fn release_manifest<B: Base>(
         stanza: given.stanza.clone(),
         label: given.label.clone(),
     };
-    if is_only_source(step, &object, &record.manifest, &record.expired, given.repo, registered)? {
+    if keepers.need_source(&record.manifest, &record.expired, given.repo) {
         released.waiting += 1;
         return Ok(());
     }
@@ -224,7 +193,7 @@ fn release_chunk<B: Base>(
     judge: &mut Judge,
     digest: &Digest,
     repo: RepoKey,
-    registered: &[RepoKey],
+    keepers: &Keepers,
     running: Option<SessionId>,
     released: &mut Released,
 ) -> Result<(), ReadError> {
@@ -243,7 +212,7 @@ fn release_chunk<B: Base>(
     }
     // Replicas elsewhere go when that repository's manifests are gone.
     let is_only_here = chunk.replicas.iter().all(|replica| replica.repo == repo);
-    if is_only_here && !judge.is_needed(step.txn, digest, registered)? {
+    if is_only_here && !judge.is_needed(step.txn, digest, &keepers.all)? {
         let objects = u32::try_from(chunk.replicas.len()).unwrap_or(u32::MAX);
         released.objects = released.objects.saturating_add(objects);
         released.bytes += u64::from(chunk.stored_length) * u64::from(objects);
@@ -251,7 +220,6 @@ fn release_chunk<B: Base>(
         released.withdrawn.push((*digest, 0));
         return Ok(());
     }
-    judge.prune(step, digest, registered)?;
     let object = ObjectRef::Chunk(*digest);
     let found = Found {
         object: StoredObject {
@@ -262,15 +230,22 @@ fn release_chunk<B: Base>(
         },
         archive: None,
     };
-    let mut useless_in = ExpiredIn::new();
-    for other in registered {
+    let (mut useless_in, mut is_elsewhere) = (ExpiredIn::new(), false);
+    for other in &keepers.all {
         if !judge.is_needed(step.txn, digest, &[*other])? {
             useless_in.insert(*other);
+            let has = found.object.replicas.iter().any(|replica| replica.repo == *other);
+            let is_there = has || step.txn.get(Table::Debts, &key::debt(*other, &object))?.is_some();
+            is_elsewhere |= *other != repo && is_there;
         }
     }
-    if is_only_source(step, &object, &found.object, &useless_in, repo, registered)? {
+    if keepers.need_source(&found.object, &useless_in, repo) {
         released.waiting += 1;
         return Ok(());
+    }
+    // Its release elsewhere finds it by these events.
+    if !is_elsewhere {
+        judge.prune(step, digest, &keepers.all)?;
     }
     if let Some(bytes) = withdraw(step, &object, &found, repo, &mut chunk.replicas)? {
         released.objects += 1;
@@ -286,12 +261,12 @@ pub(super) fn end_release<B: Base>(
     repo: RepoKey,
     name: &StanzaName,
     label: &BackupLabel,
+    since: LogIndex,
 ) -> Outcome {
-    if step
+    let known = step
         .txn
-        .get(Table::Releases, &key::release(repo, name, label))?
-        .is_some()
-    {
+        .record::<LogIndex>(Table::Releases, &key::release(repo, name, label))?;
+    if known == Some(since) {
         if let Some(owner) = step.txn.record::<StanzaRecord>(Table::Stanzas, &key::stanza(name))? {
             owner.refuse_staged(name)?;
         }
@@ -312,11 +287,11 @@ pub(super) fn drop_release<B: Base>(
     let Some(record) = step.txn.record::<BackupRecord>(Table::Backups, &key)? else {
         return Ok(());
     };
-    let registered = registered(step)?;
-    if registered.iter().any(|repo| record.is_kept_in(*repo)) {
+    let keepers = Keepers::read(step)?;
+    if keepers.all.iter().any(|repo| record.is_kept_in(*repo)) {
         return Ok(());
     }
-    for repo in &registered {
+    for repo in &keepers.all {
         if step
             .txn
             .get(Table::Releases, &key::release(*repo, name, label))?
@@ -339,4 +314,17 @@ pub(super) fn drop_release<B: Base>(
         "backup {label} of stanza {name} is kept by no repository any more"
     ));
     Ok(())
+}
+
+/// Withdraws replicas of chunks in a repository that does not need them, wherever they come from: a backup that was
+/// given up may have brought them.
+pub(super) fn trim<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, chunks: &[Digest]) -> Outcome {
+    use_judge::need_listed(step.txn)?;
+    let (keepers, running) = (Keepers::read(step)?, oldest_backup(step.txn)?);
+    let (mut released, mut judge) = (Released::default(), Judge::default());
+    for digest in chunks {
+        release_chunk(step, &mut judge, digest, repo, &keepers, running, &mut released)?;
+    }
+    withdrawn::note(step, &released.withdrawn)?;
+    Ok(released.reply())
 }

@@ -8,6 +8,7 @@ use super::names::{free_generation, lowest_claim};
 use super::node::lose_reach;
 use super::objects::{has_expired, need_repository, owe};
 use super::repository_checks::{changing, refuse_known_storage};
+use super::use_judge::Judge;
 use super::{Base, Outcome, Step};
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
@@ -153,7 +154,7 @@ pub(super) fn backfill<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey) -> Ou
     };
     let objects = objects_after(step.txn, cursor.after.as_ref(), BACKFILL_STEP)?;
     let more = objects.len() == BACKFILL_STEP;
-    let mut debts = 0;
+    let (mut debts, mut judge) = (0, Judge::default());
     for (object, stored) in &objects {
         // No node can make an object of unknown content.
         if stored.is_unknown() {
@@ -161,22 +162,64 @@ pub(super) fn backfill<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey) -> Ou
         }
         let holds = stored.replicas.iter().any(|replica| replica.repo == repo);
         let owes = step.txn.get(Table::Debts, &key::debt(repo, object))?.is_some();
-        if !holds && !owes && !has_expired(step.txn, object, repo)? {
-            let debt = Debt {
-                since: step.at,
-                reason: DebtReason::Owed,
-                generation: owed_generation(step, &record, object, stored)?,
-                bytes: stored.stored_length,
-            };
-            owe(step, repo, object, &debt)?;
-            debts += 1;
+        if holds || owes || has_expired(step.txn, &mut judge, object, repo)? {
+            continue;
         }
+        if expire_in_new(step, repo, object, stored)? {
+            continue;
+        }
+        let debt = Debt {
+            since: step.at,
+            reason: DebtReason::Owed,
+            generation: owed_generation(step, &record, object, stored)?,
+            bytes: stored.stored_length,
+        };
+        owe(step, repo, object, &debt)?;
+        debts += 1;
     }
     record.backfill = more.then(|| Backfill {
         after: objects.last().map(|(object, _)| object.clone()),
     });
     step.txn.put(Table::Repositories, key::repository(repo), &record);
     Ok(Reply::Backfilled { debts, more })
+}
+
+/// Whether an object that nobody has any more, since it has expired everywhere before the repository was registered,
+/// expires there as well.
+fn expire_in_new<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    repo: RepoKey,
+    object: &ObjectRef,
+    stored: &StoredObject,
+) -> Result<bool, ReadError> {
+    match object {
+        ObjectRef::Manifest { stanza, label } => {
+            let row = key::backup(stanza, label);
+            let record: Option<BackupRecord> = step.txn.record(Table::Backups, &row)?;
+            let Some(mut record) = record.filter(|record| !record.expired.is_empty()) else {
+                return Ok(false);
+            };
+            if record.holders().next().is_some() {
+                return Ok(false);
+            }
+            record.expired.insert(repo);
+            step.txn.put(Table::Backups, row, &record);
+            step.txn
+                .put(Table::Releases, key::release(repo, stanza, label), &step.index);
+            Ok(true)
+        }
+        ObjectRef::Segment { stanza, db, file } if stored.replicas.is_empty() => {
+            let row = key::segment(stanza, *db, &file.to_string());
+            let record: Option<SegmentRecord> = step.txn.record(Table::Segments, &row)?;
+            let Some(mut record) = record.filter(|record| !record.expired.is_empty()) else {
+                return Ok(false);
+            };
+            record.expired.insert(repo);
+            step.txn.put(Table::Segments, row, &record);
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
 }
 
 /// The name under which a repository that is backfilled is to have an object.

@@ -160,6 +160,7 @@ impl World {
             stanza: stanza(),
             session,
             label: label(text),
+            manifest: digest(250),
         };
         if self.run(stage).is_err() {
             return;
@@ -170,6 +171,7 @@ impl World {
         let digests = |of: Vec<(&Digest, bool)>| of.into_iter().map(|(digest, _)| *digest).collect();
         let note = NoteUses {
             session: Some(session),
+            began: LogIndex(0),
             stanza: stanza(),
             label: label(text),
             born: digests(born),

@@ -48,8 +48,10 @@ pub(super) fn push<B: Base>(step: &mut Step<'_, '_, B>, push: PushSegment) -> Ou
             object: known.object.clone(),
             archive: Some(db.archive_id()),
         };
-        let (_, replicas) = place_more(step, &object, &found, &push.object.claims)?;
-        need_replicas(&replicas, push.ack)?;
+        let (_, replicas) = place_more(step, &object, &found, &push.object.claims, false)?;
+        // Repositories that have kept it for as long as they should ask for nothing.
+        let expired = u16::try_from(known.expired.len()).unwrap_or(u16::MAX);
+        need_replicas(&replicas, push.ack.saturating_sub(expired))?;
         if replicas != known.object.replicas {
             known.object.replicas.clone_from(&replicas);
             step.txn.put(Table::Segments, key, &known);
@@ -57,6 +59,7 @@ pub(super) fn push<B: Base>(step: &mut Step<'_, '_, B>, push: PushSegment) -> Ou
         bind_by_same_bytes(step, &mut owner, &push);
         return Ok(Reply::AlreadyThere { replicas });
     }
+    refuse_expired(step, &db, &push)?;
     let last_push = last_push(step, &db, &push)?;
     if fence(step, &mut owner, &db, &push, last_push.as_ref())? {
         owner.make_room();
@@ -74,6 +77,20 @@ pub(super) fn push<B: Base>(step: &mut Step<'_, '_, B>, push: PushSegment) -> Ou
     step.txn.put(Table::Segments, key, &record);
     note_push(step, &db, &push, last_push.as_ref());
     Ok(Reply::Pushed { replicas })
+}
+
+/// Invariant 3: the name of a segment that has expired in all repositories had a content, and gets no other. The node
+/// looks again, and finds that it was archived.
+fn refuse_expired<B: Base>(step: &Step<'_, '_, B>, db: &Database, push: &PushSegment) -> Outcome<()> {
+    let WalFileName::Segment(segment) = push.file else {
+        return Ok(());
+    };
+    let row = key::last_push(&push.stanza, db.id, segment.timeline);
+    let upto: Option<SegmentName> = step.txn.record(Table::ExpiredWal, &row)?;
+    if upto.is_some_and(|upto| segment <= upto) {
+        return Err(Refusal::Recheck { since: step.index }.into());
+    }
+    Ok(())
 }
 
 /// Where the writer of a timeline was seen last, for the server that is refused in its place.

@@ -85,7 +85,7 @@ fn end<B: Base>(step: &mut Step<'_, '_, B>, session: SessionId) -> Outcome<Optio
         if let Some(mut stanza) = step.txn.record::<StanzaRecord>(Table::Stanzas, &key)?
             && stanza.backup.as_ref().is_some_and(|backup| backup.session == session)
         {
-            if let Some(running) = stanza.backup.take().filter(|running| running.is_staged) {
+            if let Some(running) = stanza.backup.take().filter(|running| running.staged.is_some()) {
                 use_judge::abandon(step, name, &running.label);
             }
             step.txn.put(Table::Stanzas, key, &stanza);

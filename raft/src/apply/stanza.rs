@@ -74,6 +74,7 @@ pub(super) fn create<B: Base>(
         forgotten: None,
         past: BTreeMap::new(),
         backup: None,
+        last_backup: None,
         since: step.index,
     };
     step.audit(format!(
@@ -139,7 +140,7 @@ fn same_cluster<B: Base>(
             archive: Some(current.archive_id()),
             object: current.info.clone(),
         };
-        let (_, replicas) = place_more(step, &object, &found, &info.claims)?;
+        let (_, replicas) = place_more(step, &object, &found, &info.claims, false)?;
         if replicas != current.info.replicas {
             current.info.replicas = replicas;
             put(step, stanza, &known);

@@ -67,7 +67,9 @@ impl Known {
         }
         let record: Option<StanzaRecord> = base.record(Table::Stanzas, &key::stanza(name))?;
         let running = record.and_then(|record| record.backup);
-        known.staged = running.filter(|backup| backup.is_staged).map(|backup| backup.label);
+        known.staged = running
+            .filter(|backup| backup.staged.is_some())
+            .map(|backup| backup.label);
         Ok(known)
     }
 
@@ -188,9 +190,10 @@ impl Judge {
         Ok(())
     }
 
-    /// Whether the chunk has any use.
-    pub(crate) fn is_used<B: Base>(&mut self, base: &B, digest: &Digest) -> Result<bool, ReadError> {
-        Ok(!self.uses(base, digest)?.is_empty())
+    /// Whether the chunk has any use, or had one.
+    pub(crate) fn is_used<B: Base>(base: &B, digest: &Digest) -> Result<bool, ReadError> {
+        let row = base.scan(Table::Uses, &key::uses(digest), &key::uses(digest)).next();
+        Ok(row.transpose()?.is_some())
     }
 
     /// Whether a stanza has an open use of the chunk.

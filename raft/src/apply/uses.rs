@@ -11,7 +11,7 @@ use crate::key;
 use crate::model::{
     ChunkRecord, Debt, DebtReason, ObjectRef, RepositoryRecord, SessionId, StanzaRecord, Unlisted, UseEvent,
 };
-use crate::refusal::Refusal;
+use crate::refusal::{ExpiryRefusal, Refusal};
 use crate::reply::Reply;
 use crate::table::Table;
 
@@ -20,11 +20,28 @@ pub(super) fn stage<B: Base>(
     name: &StanzaName,
     session: SessionId,
     label: &BackupLabel,
+    manifest: Digest,
 ) -> Outcome {
     let mut owner = need_lock(step, name, session, label)?;
-    if let Some(running) = owner.backup.as_mut().filter(|running| !running.is_staged) {
-        running.is_staged = true;
-        stanza::put(step, name, &owner);
+    let Some(running) = &mut owner.backup else {
+        return Ok(Reply::Done);
+    };
+    match running.staged {
+        Some(staged) if staged == manifest => return Ok(Reply::Done),
+        // Uses that were noted for the other manifest would count.
+        Some(_) => {
+            return Err(Refusal::Expiry(ExpiryRefusal::OtherManifest {
+                stanza: name.clone(),
+                label: label.clone(),
+            })
+            .into());
+        }
+        None => running.staged = Some(manifest),
+    }
+    stanza::put(step, name, &owner);
+    // A listing that is under way does not know of this backup, and this backup not of all that the listing notes.
+    if unlisted_since(step.txn, name)?.is_some() {
+        doubt(step, name, true)?;
     }
     Ok(Reply::Done)
 }
@@ -56,14 +73,20 @@ pub(super) fn note<B: Base>(step: &mut Step<'_, '_, B>, note: &NoteUses) -> Outc
     match note.session {
         Some(session) => {
             let owner = need_lock(step, name, session, label)?;
-            if !owner.backup.is_some_and(|running| running.is_staged) {
+            if !owner.backup.is_some_and(|running| running.staged.is_some()) {
                 return Err(Refusal::Recheck { since: step.index }.into());
             }
         }
         None => {
+            let Some(unlisted) = unlisted_since(step.txn, name)? else {
+                return Ok(Reply::Done);
+            };
+            if unlisted.since > note.began {
+                return Err(Refusal::Recheck { since: unlisted.since }.into());
+            }
+            stanza::need(step, name)?.refuse_staged(name)?;
             // A backup that has left the catalog meanwhile uses nothing.
-            let is_known = step.txn.get(Table::Backups, &key::backup(name, label))?.is_some();
-            if !is_known || unlisted_since(step.txn, name)?.is_none() {
+            if step.txn.get(Table::Backups, &key::backup(name, label))?.is_none() {
                 return Ok(Reply::Done);
             }
         }
@@ -146,6 +169,12 @@ pub(super) fn end_listing<B: Base>(step: &mut Step<'_, '_, B>, end: &EndListing)
     match unlisted_since(step.txn, &end.stanza)? {
         Some(Unlisted { since, .. }) if since > end.began => Err(Refusal::Recheck { since }.into()),
         _ => {
+            if let Some(owner) = step
+                .txn
+                .record::<StanzaRecord>(Table::Stanzas, &key::stanza(&end.stanza))?
+            {
+                owner.refuse_staged(&end.stanza)?;
+            }
             step.txn.delete(Table::Unlisted, key::stanza(&end.stanza));
             Ok(Reply::Done)
         }

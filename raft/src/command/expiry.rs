@@ -11,6 +11,9 @@ use crate::model::{Hold, LogIndex, SessionId};
 pub struct NoteUses {
     /// The session of the running backup; `None` where the uses of a committed backup are listed.
     pub session: Option<SessionId>,
+    /// The position of the catalog when the listing began: refused if the stanza was doubted again since. 0 for a
+    /// running backup.
+    pub began: LogIndex,
     /// The stanza.
     pub stanza: StanzaName,
     /// The backup.
@@ -80,6 +83,8 @@ pub struct Release {
     pub stanza: StanzaName,
     /// The expired backup.
     pub label: BackupLabel,
+    /// When it expired: the same label may have expired again since.
+    pub since: LogIndex,
     /// Whether its manifest goes. It must be deleted before the chunks that it names: a repository explains itself.
     pub manifest: bool,
     /// Chunks.
@@ -95,4 +100,6 @@ pub struct HoldBackup {
     pub label: BackupLabel,
     /// The hold; none releases the backup.
     pub hold: Option<Hold>,
+    /// Whether an administrator asks: others only hold longer.
+    pub is_administrator: bool,
 }

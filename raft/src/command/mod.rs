@@ -529,6 +529,8 @@ pub enum Command {
         session: SessionId,
         /// The label that the backup was begun with.
         label: BackupLabel,
+        /// The digest of its manifest.
+        manifest: Digest,
     },
     /// Notes uses of chunks, of a staged backup or of one that is listed. Reply: `Done`.
     NoteUses(Box<NoteUses>),
@@ -561,6 +563,15 @@ pub enum Command {
         stanza: StanzaName,
         /// The backup.
         label: BackupLabel,
+        /// When it expired.
+        since: LogIndex,
+    },
+    /// Withdraws replicas of chunks in a repository that does not need them, as `Release` does. Reply: `Released`.
+    Trim {
+        /// The repository.
+        repo: RepoKey,
+        /// The chunks.
+        chunks: Vec<Digest>,
     },
     /// Holds a backup, or releases it. Reply: `Held`.
     HoldBackup(Box<HoldBackup>),

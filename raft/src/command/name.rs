@@ -90,6 +90,7 @@ impl Command {
             Self::ExpireWal(_) => "expire WAL",
             Self::Release(_) => "release",
             Self::EndRelease { .. } => "end release",
+            Self::Trim { .. } => "trim",
             Self::HoldBackup(_) => "hold backup",
         }
     }

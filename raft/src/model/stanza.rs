@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use pgmesh_postgres::{Lsn, PgVersion, SegmentName, SegmentSize, SystemId, TimelineId, WalFileName};
-use pgmesh_storage::{ArchiveId, BackupLabel, DbId, StanzaName};
+use pgmesh_storage::{ArchiveId, BackupLabel, DbId, Digest, StanzaName};
 use serde::{Deserialize, Serialize};
 
 use super::histories::{self, HistoryRecord};
@@ -32,6 +32,8 @@ pub struct StanzaRecord {
     pub past: BTreeMap<DbId, Lineage>,
     /// The backup that runs now.
     pub backup: Option<RunningBackup>,
+    /// The label of the last backup that was committed, whether or not it is still known.
+    pub last_backup: Option<BackupLabel>,
     /// When it was created or WAL was last removed from it: a push that began before must check its replicas again.
     pub since: LogIndex,
 }
@@ -49,7 +51,7 @@ impl StanzaRecord {
     /// [`ExpiryRefusal::Committing`].
     pub fn refuse_staged(&self, name: &StanzaName) -> Result<(), Refusal> {
         match &self.backup {
-            Some(running) if running.is_staged => Err(Refusal::Expiry(ExpiryRefusal::Committing {
+            Some(running) if running.staged.is_some() => Err(Refusal::Expiry(ExpiryRefusal::Committing {
                 stanza: name.clone(),
                 label: running.label.clone(),
             })),
@@ -281,9 +283,9 @@ pub struct RunningBackup {
     pub label: BackupLabel,
     /// When it began, in seconds since the Unix epoch.
     pub began_at: i64,
-    /// Set when its uses of chunks begin to be noted: from then on nothing of its stanza expires or is released until
-    /// it is committed or given up.
-    pub is_staged: bool,
+    /// The digest of its manifest, set when its uses of chunks begin to be noted: from then on nothing of its stanza
+    /// expires or is released until it is committed or given up.
+    pub staged: Option<Digest>,
 }
 
 /// One archived WAL file; its key is (stanza, database, file name).

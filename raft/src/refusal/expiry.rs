@@ -34,6 +34,22 @@ pub enum ExpiryRefusal {
         /// The backup.
         label: BackupLabel,
     },
+    /// Another manifest of the running backup was compared with the backup before.
+    #[error("backup {label} of stanza {stanza} was to be committed with another manifest")]
+    OtherManifest {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The backup.
+        label: BackupLabel,
+    },
+    /// An administrator has asked for the hold.
+    #[error("backup {label} is held by {by}, and only an administrator shortens that")]
+    HoldStays {
+        /// The backup.
+        label: BackupLabel,
+        /// Who asked for it.
+        by: String,
+    },
     /// It is not known which chunks the backups of a stanza use.
     #[error("the backups of stanza {0} have not been read yet for the chunks that they use")]
     Unlisted(StanzaName),
