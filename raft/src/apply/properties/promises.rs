@@ -94,6 +94,14 @@ impl Simulation {
                     counted.bytes += stored.stored_length;
                 }
                 let is_owed = owed.contains(object);
+                // What only removed backups have used, or backups that were given up, is owed to no new repository.
+                if let ObjectRef::Chunk(digest) = object
+                    && !is_held
+                    && !is_owed
+                    && !self.view().judge().is_needed(digest, &[repo]).unwrap()
+                {
+                    continue;
+                }
                 if record.backfill.is_none() && !record.is_retiring() {
                     assert!(is_held != is_owed, "{object} in repo{repo}: {is_held}, {is_owed}");
                 } else {
