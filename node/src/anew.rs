@@ -7,7 +7,7 @@
 //! before anything is opened, the node moves it into place. The old catalog is kept aside until the next old catalog
 //! replaces it.
 
-use crate::Node;
+use crate::core::Core;
 use crate::join::call;
 use crate::links::{Lane, Recipient};
 use crate::mesh_file::MeshFile;
@@ -30,7 +30,7 @@ const COMPLAIN_EVERY: u32 = 10;
 pub(crate) const CHOICES: &str = "put back a newer copy of node-path, which costs nothing if it is complete; or found the mesh anew \
     with 'pgmesh catalog-rebuild' from a repository, which costs what only the catalog knows (settings, debts, the audit trail)";
 
-impl Node {
+impl Core {
     /// Asks the other nodes for another number until a node has given it out, and prepares this node's new beginning.
     pub(crate) async fn begin_anew(&self, reason: &str) -> Result<(), Failure> {
         let mut asker = Asker::new(self.mesh.node_id, reason);

@@ -1,7 +1,7 @@
 //! A node tells the other nodes that it has started, and its address; it hears the same from them.
 
-use crate::Node;
 use crate::links::{Lane, Recipient};
+use crate::membership::Membership;
 use crate::repositories::Opened;
 use pgmesh_protocol::{Announce, ExitCode, Failure, KnownMember};
 use pgmesh_raft::{Command, MeshRecord, NodeName, Standing, own_level};
@@ -17,7 +17,7 @@ const IDLE: Duration = Duration::from_secs(5);
 /// How long another node may take to answer.
 const LIMIT: Duration = Duration::from_secs(3);
 
-impl Node {
+impl Membership {
     /// Announces this node until the catalog agrees, and again when it does not any more, until the node stops.
     pub async fn keep_announcing(self: Arc<Self>) {
         // Others may have put this node's repositories aside while it was away: they hear of it in any case.

@@ -5,17 +5,16 @@
 //! certificate that was issued by a join; an unknown certificate (issued at an earlier apply level) gets a row when it
 //! is first seen. A revoked key gets nothing from any node that has heard of it (`shut_out.rs`).
 
-use crate::Node;
+use crate::membership::Membership;
 use crate::replies::unexpected;
-use crate::shut_out::{Worth, worth};
+use crate::worth::{Worth, ended, worth};
 use pgmesh_protocol::{
     CertificateInfo, CertificatePage, CertificateRevoked, ExitCode, Failure, ListCertificates, RevokeCertificates,
-    RevokedCertificates, now_unix, utc,
+    RevokedCertificates, utc,
 };
 use pgmesh_raft::command::{NoteCertificate, RevokeCertificates as Revoke};
 use pgmesh_raft::{
-    CERTIFICATES, CatalogError, CertificateRecord, CertificateRole, Command, ReadError, Refusal, Reply, Revocation,
-    View, limits, short_key,
+    CERTIFICATES, CatalogError, CertificateRecord, CertificateRole, Command, Refusal, Reply, limits, short_key,
 };
 use pgmesh_runtime::tasks;
 use pgmesh_transport::{MemberCertificate, Role};
@@ -54,39 +53,7 @@ pub(crate) fn actor_of(member: &MemberCertificate) -> String {
     format!("{} {} ({})", member.role.kind(), member.name, short_key(&member.key.0))
 }
 
-/// The revocation of a key under a name: its own, or if the catalog has not seen the key, that of the name.
-pub(crate) fn revocation(view: &View, key: &[u8; 32], name: &str) -> Result<Option<Revocation>, ReadError> {
-    match view.certificate(key)? {
-        Some(record) => Ok(record.revoked),
-        None => view.revoked_name(name),
-    }
-}
-
-/// Why a certificate counts no more that has this revocation.
-pub(crate) fn revoked(revoked: &Revocation, member: &MemberCertificate) -> String {
-    let why = match revoked.why.as_str() {
-        "" => String::new(),
-        why => format!(": {why}"),
-    };
-    let (kind, name) = (member.role.kind(), &member.name);
-    format!(
-        "the certificate of {kind} {name} was revoked at {}{why}",
-        utc(revoked.at)
-    )
-}
-
-/// Why a certificate is over, if it is, by this machine's clock.
-pub(crate) fn ended(member: &MemberCertificate) -> Option<String> {
-    (member.not_after <= now_unix()).then(|| {
-        let (kind, name) = (member.role.kind(), &member.name);
-        format!(
-            "the certificate of {kind} {name} has ended at {}",
-            utc(member.not_after)
-        )
-    })
-}
-
-impl Node {
+impl Membership {
     /// Whether the catalog notes certificates: the programs of all nodes know how.
     pub(crate) fn notes_certificates(&self) -> Result<bool, Failure> {
         Ok(self.catalog.view().levels()?.current >= CERTIFICATES)

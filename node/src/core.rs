@@ -3,18 +3,22 @@
 
 use crate::budget::Budget;
 use crate::committer::Committer;
-use crate::failed_joins::FailedJoins;
-use crate::links::Links;
+use crate::links::{Lane, LinkError, Links, Recipient};
 use crate::mesh_file::MeshFile;
 use crate::repositories::Repositories;
 use crate::sessions::{RunningTime, SharedSession};
 use crate::settings::{Layout, NodeSettings};
 use crate::supervisor::Supervisor;
-use pgmesh_raft::{Catalog, LogIndex, NodeName};
+use pgmesh_protocol::{GetNodeStatus, NodeStatus};
+use pgmesh_raft::{Catalog, NodeName};
 use pgmesh_storage::DigestSuite;
 use std::sync::Arc;
-use tokio::sync::{Notify, watch};
+use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::Instant;
+
+/// How long another node may take to say how it does.
+pub(crate) const ASK_LIMIT: Duration = Duration::from_secs(2);
 
 /// Wakes the repair.
 #[derive(Clone, Default)]
@@ -57,9 +61,6 @@ pub struct Core {
     pub(crate) started: Instant,
     /// Keeps the workers running, and counts their unexpected ends.
     pub(crate) supervisor: Arc<Supervisor>,
-    pub(crate) failed_joins: FailedJoins,
-    /// The position of the last revocation that this node has applied.
-    pub(crate) revocations: watch::Sender<LogIndex>,
 }
 
 impl Core {
@@ -81,5 +82,16 @@ impl Core {
     /// This node in the audit trail.
     pub(crate) fn actor(&self) -> &str {
         &self.actor
+    }
+
+    /// Asks another node how it does: the way to find out whether it is there.
+    pub(crate) async fn ask_node(&self, name: &NodeName) -> Result<NodeStatus, LinkError> {
+        self.ask_within(name, ASK_LIMIT).await
+    }
+
+    /// The same within another limit.
+    pub(crate) async fn ask_within(&self, name: &NodeName, limit: Duration) -> Result<NodeStatus, LinkError> {
+        let whom = Recipient::Named(name.clone());
+        self.links.call(&whom, Lane::Data, &GetNodeStatus, limit).await
     }
 }

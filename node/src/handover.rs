@@ -20,6 +20,13 @@ const FIRST_PAUSE: Duration = Duration::from_secs(60);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
+/// Whether another node shall lead: what the leader remembers of its attempts to hand over.
+#[derive(Default)]
+pub(crate) struct Lead {
+    pub(crate) handover: Handover,
+    pub(crate) slow: SlowDisk,
+}
+
 /// The outcomes of past attempts. They are kept over a short loss of the lead, since a failed attempt causes such a
 /// loss.
 #[derive(Debug, Default)]

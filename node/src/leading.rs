@@ -1,9 +1,9 @@
 //! The leader's work for the whole mesh: it makes the Raft group follow the catalog's nodes, and ends the sessions of
 //! dead nodes.
 
-use crate::Node;
-use crate::handover::{Handover, SlowDisk};
-use crate::membership::{Act, Group, Member, Step, Stranded, next_act, stranded_without};
+use crate::handover::{Handover, Lead};
+use crate::membership::Membership;
+use crate::membership::group::{Act, Group, Member, Step, Stranded, next_act, stranded_without};
 use crate::sessions::Silences;
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::{CatalogError, Command, NodeName, NodeRecord, SessionId, SessionRecord};
@@ -28,14 +28,7 @@ struct Heard {
     matched: BTreeMap<u64, Option<u64>>,
 }
 
-/// Whether another node shall lead.
-#[derive(Default)]
-pub(crate) struct Lead {
-    handover: Handover,
-    slow: SlowDisk,
-}
-
-impl Node {
+impl Membership {
     /// Leads while this node is the leader, until it stops.
     pub async fn keep_leading(self: Arc<Self>) {
         // It outlasts this worker, should that be started again: else each start would cost the mesh its leader.
@@ -176,13 +169,11 @@ impl Node {
         let nodes = self.catalog.view().nodes()?;
         let behind = self.catalog.status().behind;
         let asked = nodes.iter().map(|(name, record)| async {
-            let account = match record.node_id {
-                id if id == self.mesh.node_id => Ok(self.node_status()),
-                _ => self.ask_node(name).await,
+            let is_well = match record.node_id {
+                id if id == self.mesh.node_id => self.catalog.status().failure.is_none(),
+                _ => self.ask_node(name).await.is_ok_and(|account| account.failure.is_none()),
             };
-            let is_well =
-                account.is_ok_and(|account| account.failure.is_none()) && !behind.contains_key(&record.node_id);
-            is_well.then_some(record.node_id)
+            (is_well && !behind.contains_key(&record.node_id)).then_some(record.node_id)
         });
         let answering: BTreeSet<u64> = futures::future::join_all(asked).await.into_iter().flatten().collect();
         match stranded_without(&self.group(), node_id, &answering) {
@@ -309,7 +300,7 @@ fn members_of(nodes: &[(NodeName, NodeRecord)]) -> Vec<Member> {
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
     use super::*;
-    use crate::membership::next_step;
+    use crate::membership::group::next_step;
     use pgmesh_raft::{NodeService, VotePolicy};
 
     fn members(ids: &[u64]) -> Vec<Member> {

@@ -12,12 +12,12 @@
 //! - The messages are [`pgmesh_protocol`]'s; `bounds` has their largest sizes.
 //! - `server` accepts, `dispatch` serves a connection, `authorize` decides by role, `services` carry out.
 //! - `repositories` write to all at once and read from the best one; `health` ranks them.
-//! - `certificates` lists and revokes certificates, `shut_out` decides which of them count, `failed_joins` limits the
+//! - `certificates` lists and revokes certificates, `worth` decides which of them count, `failed_joins` limits the
 //!   joins of strangers; `acquaintances` are the nodes that a node takes for members before its catalog does.
-//! - `links` are the ways to other nodes, `consensus` carries Raft over them, `membership` decides which nodes vote.
+//! - `links` are the ways to other nodes, `consensus` carries Raft over them.
 //! - [`rebuild`]: a catalog made anew from one repository alone; no network.
 //! - A node is made of parts, each with the state that it alone uses (decision 41): `reads`, `archive`, `backups`,
-//!   `janitor`. They share the `core`. The services without a part are in `node`.
+//!   `janitor`, `membership`. They share the `core`. The services without a part are in `node`.
 //! - `workers` names the background tasks, `supervisor` keeps them running.
 #![cfg_attr(
     test,
@@ -51,6 +51,7 @@ mod fate;
 mod handover;
 mod health;
 mod init;
+mod introductions;
 mod janitor;
 mod join;
 mod leading;
@@ -80,6 +81,7 @@ mod testing;
 mod wal_holes;
 mod wal_ranges;
 mod workers;
+mod worth;
 
 pub use init::{Initialized, init};
 pub use join::{Joined, join, redeem_by_token};

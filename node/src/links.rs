@@ -8,7 +8,7 @@
 
 use crate::acquaintances::Acquaintances;
 use crate::settings::NodeSettings;
-use crate::shut_out::{Worth, worth};
+use crate::worth::{Worth, worth};
 use bytes::Bytes;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{Call, ExitCode, Failure, KnownMember};

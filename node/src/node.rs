@@ -7,11 +7,10 @@ use crate::budget::Budget;
 use crate::committer::Committer;
 use crate::consensus::Consensus;
 use crate::core::{Core, RepairBell};
-use crate::failed_joins::FailedJoins;
 use crate::init::node_names;
 use crate::janitor::Janitor;
-use crate::leading::Lead;
 use crate::links::Links;
+use crate::membership::Membership;
 use crate::mesh_file::MeshFile;
 use crate::reads::Reads;
 use crate::repositories::Repositories;
@@ -23,7 +22,7 @@ use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::{Catalog, CatalogError, CatalogOptions};
 use pgmesh_transport::Identity;
 use std::ops::Deref;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use tokio::time::Instant;
 
 /// A running node: its parts, and the core that they share.
@@ -33,12 +32,10 @@ pub struct Node {
     pub(crate) archive: Arc<Archive>,
     pub(crate) backups: Arc<Backups>,
     pub(crate) janitor: Arc<Janitor>,
+    pub(crate) membership: Arc<Membership>,
     /// Nodes' writes and reads of this node's repositories have a budget of their own: were it shared, two nodes could
     /// wait for each other's memory for ever.
     pub(crate) peer_budget: Budget,
-    /// Whether another node shall lead: what the leader remembers of its attempts to hand over.
-    pub(crate) lead: tokio::sync::Mutex<Lead>,
-    pub(crate) identity: RwLock<Identity>,
 }
 
 impl Deref for Node {
@@ -119,8 +116,6 @@ impl Node {
             announcing: tokio::sync::Notify::new(),
             started: Instant::now(),
             supervisor,
-            failed_joins: FailedJoins::default(),
-            revocations: tokio::sync::watch::Sender::default(),
             links,
             settings,
             layout,
@@ -131,29 +126,15 @@ impl Node {
         });
         let reads = Arc::new(Reads::new(core.clone()));
         let archive = Arc::new(Archive::new(core.clone(), reads.clone()));
+        let backups = Arc::new(Backups::new(core.clone(), reads.clone()));
         Ok(Some(Self {
-            backups: Arc::new(Backups::new(core.clone(), reads.clone())),
+            membership: Arc::new(Membership::new(core.clone(), backups.clone(), identity)),
+            backups,
             janitor: Arc::new(Janitor::new(core.clone(), reads.clone(), archive.clone())),
             archive,
             reads,
             peer_budget: Budget::new(core.settings.buffer / 2),
-            identity: RwLock::new(identity),
-            lead: tokio::sync::Mutex::default(),
             core,
         }))
-    }
-
-    /// SHA-256 of this node's public key.
-    pub(crate) fn key(&self) -> [u8; 32] {
-        self.identity().member().key.0
-    }
-
-    /// When this node's certificate ends, Unix seconds.
-    pub(crate) fn certificate_expires(&self) -> i64 {
-        self.identity().expires_at()
-    }
-
-    pub(crate) fn identity(&self) -> Identity {
-        self.identity.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

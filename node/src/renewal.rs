@@ -1,14 +1,14 @@
 //! Certificates renew by themselves: every node has the mesh's authority and signs for itself, and for members that ask
 //! in time.
 
-use crate::Node;
 use crate::certificates::JOIN_AGAIN;
 use crate::init::CERTIFICATE_VALIDITY;
+use crate::membership::Membership;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure, JoinAccepted, RenewCertificate, now_unix};
 use pgmesh_transport::{Identity, MemberCertificate, Role, Server, key_of_request};
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How often a node looks at its certificates.
@@ -19,7 +19,7 @@ fn is_due(not_before: i64, not_after: i64, now: i64) -> bool {
     now.saturating_sub(not_before) > not_after.saturating_sub(not_before) / 3
 }
 
-impl Node {
+impl Membership {
     /// Renews this node's certificate and its administrator's in time, until the node stops.
     pub(crate) async fn keep_renewing(self: Arc<Self>, server: Arc<Server>) {
         loop {
@@ -52,7 +52,7 @@ impl Node {
         self.links.replace_identity(&renewed)?;
         tracing::info!(expires = renewed.expires_at(), "this node's certificate is renewed");
         all.push(renewed.member().clone());
-        *self.identity.write().unwrap_or_else(PoisonError::into_inner) = renewed;
+        self.replace_identity(renewed);
         Ok(all)
     }
 

@@ -5,8 +5,8 @@ use crate::dispatch::Served;
 use crate::init::lock_directory;
 use crate::past::Era;
 use crate::settings::NodeSettings;
-use crate::shut_out::{Worth, worth};
 use crate::workers::Workers;
+use crate::worth::{Worth, worth};
 use crate::{Node, anew};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure};
@@ -150,7 +150,7 @@ async fn serve_connection(node: Arc<Node>, incoming: pgmesh_transport::Incoming)
     }
     let actor = match peer.member() {
         Some(member) => {
-            node.note_unknown(member);
+            node.membership.note_unknown(member);
             actor_of(member)
         }
         None => "joining".to_owned(),
@@ -161,10 +161,10 @@ async fn serve_connection(node: Arc<Node>, incoming: pgmesh_transport::Incoming)
     let served = Arc::new(Served::new(node.clone(), &session, actor.clone(), number));
     tokio::select! {
         () = served.accept_streams(&session) => {}
-        why = node.until_shut_out(&peer) => {
+        why = node.membership.until_shut_out(&peer) => {
             tracing::warn!(%remote, why, "a connection is closed");
             session.close(CloseCode::FORBIDDEN, &with_era(&node, &why));
-            node.end_sessions_of(&actor, &peer, number).await;
+            node.backups.end_sessions_of(&actor, &peer, number).await;
         }
     }
     node.backups.clients.disconnected(number, node.running.now());

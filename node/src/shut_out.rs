@@ -4,19 +4,14 @@
 //! A connection lives for as long as both processes do, so it is not enough to look when it is made. It is looked at
 //! for each request, of this node and to this node; and when the catalog changes, connections that it concerns are
 //! closed (`server.rs`).
-//!
-//! A node is known by its name and its public key. A renewed certificate is for the same key, so no node needs to hear
-//! of the renewal. A certificate of a member's name for another key is a stranger's: each node can sign certificates,
-//! also a node that has left.
 
-use crate::Node;
-use crate::certificates::{JOIN_AGAIN, ended, refuse_ended, revocation, revoked};
-use crate::core::Core;
+use crate::backups::Backups;
+use crate::certificates::{JOIN_AGAIN, refuse_ended};
+use crate::membership::Membership;
 use crate::sessions::ConnectionNumber;
-use pgmesh_protocol::failure::chain;
+use crate::worth::{Worth, ended, worth};
 use pgmesh_protocol::{ExitCode, Failure, Request, now_unix};
-use pgmesh_raft::{NodeName, NodeRecord, NodeService, ReadError, Revocation, View};
-use pgmesh_transport::{MemberCertificate, Peer, Role};
+use pgmesh_transport::{Peer, Role};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,90 +20,15 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// At least so often an open connection's certificate is looked at again.
 const LOOK: Duration = Duration::from_secs(30);
 
-/// The worth of a certificate to the mesh.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Worth {
-    /// A member's.
-    Member,
-    /// The catalog of this node has no member of that name and key. It may lag behind. See `acquaintances.rs` for the
-    /// rights of such a node.
-    Unheard,
-    /// The catalog of this node cannot be read, for this reason.
-    Unknown(String),
-    /// It counts no more.
-    Nothing {
-        /// Why.
-        why: String,
-        /// Whether the node was removed, and has not joined anew.
-        is_removed: bool,
-    },
-}
-
-/// The worth of a certificate, by this view. A certificate that was issued by a join depends on its row in the catalog,
-/// and on no node.
-pub(crate) fn worth(view: &View, member: &MemberCertificate) -> Worth {
-    match member.role {
-        Role::Node => worth_of_node(view, member.name.as_str(), &member.key.0),
-        // The administrator's certificate in a node's node-path has the node's name, and goes with the node.
-        Role::Admin => match record_of(view, member.name.as_str()) {
-            Ok(Some(record)) if record.revoked.contains(&member.key.0) => nothing(&record, member.name.as_str()),
-            Ok(Some(record)) if record.administrator == member.key.0 => Worth::Member,
-            Ok(_) => worth_of_issued(view, member),
-            Err(error) => Worth::Unknown(chain(&error)),
-        },
-        Role::Client { .. } | Role::Monitor | Role::Restore { .. } => worth_of_issued(view, member),
-    }
-}
-
-fn worth_of_issued(view: &View, member: &MemberCertificate) -> Worth {
-    worth_by(revocation(view, &member.key.0, member.name.as_str()), member)
-}
-
-/// A revocation that cannot be read may be there.
-fn worth_by(found: Result<Option<Revocation>, ReadError>, member: &MemberCertificate) -> Worth {
-    match found {
-        Ok(Some(found)) => Worth::Nothing {
-            why: revoked(&found, member),
-            is_removed: false,
-        },
-        Ok(None) => Worth::Member,
-        Err(error) => Worth::Unknown(chain(&error)),
-    }
-}
-
-/// The worth of certificates of a node with this name and key, by this view.
-pub(crate) fn worth_of_node(view: &View, name: &str, key: &[u8; 32]) -> Worth {
-    match record_of(view, name) {
-        Ok(Some(record)) if record.revoked.contains(key) => nothing(&record, name),
-        Ok(Some(record)) if record.service != NodeService::Removed && record.key == *key => Worth::Member,
-        Ok(_) => Worth::Unheard,
-        Err(error) => Worth::Unknown(chain(&error)),
-    }
-}
-
-fn record_of(view: &View, name: &str) -> Result<Option<NodeRecord>, ReadError> {
-    name.parse::<NodeName>().map_or(Ok(None), |name| view.node(&name))
-}
-
-fn nothing(record: &NodeRecord, name: &str) -> Worth {
-    let is_removed = !record.is_member();
-    let why = if is_removed {
-        format!("node {name} was removed from the mesh")
-    } else {
-        format!("this certificate of node {name} counts no more: the node has joined anew")
-    };
-    Worth::Nothing { why, is_removed }
-}
-
 /// Whether a node that members have vouched for may send this request before this node's catalog has it: it is a
 /// request by which this node comes to hear of the other.
 fn is_introduction(request: &Request) -> bool {
     matches!(request, Request::Raft(_) | Request::Announce(_))
 }
 
-impl Core {
+impl Membership {
     /// Refuses a request of a peer that is not, or no longer, a member of the mesh.
-    pub(crate) fn check_worth(self: &Arc<Self>, peer: &Peer, request: &Request) -> Result<(), Failure> {
+    pub(crate) fn check_worth(&self, peer: &Peer, request: &Request) -> Result<(), Failure> {
         let Some(member) = peer.member() else {
             return Ok(());
         };
@@ -121,7 +41,7 @@ impl Core {
             Worth::Unheard if is_introduction(request) && self.links.acquaintances.knows(member) => Ok(()),
             Worth::Unheard => {
                 if is_introduction(request) {
-                    self.ask_around(member);
+                    self.core.ask_around(member);
                 }
                 Err(Failure::new(
                     ExitCode::Protocol,
@@ -200,7 +120,7 @@ impl Core {
     }
 }
 
-impl Node {
+impl Backups {
     /// Ends the sessions that a connection of a peer works under who was shut out: nobody is to come back for them.
     /// Those of a certificate that is only over go on with a renewed one.
     pub(crate) async fn end_sessions_of(&self, actor: &str, peer: &Peer, connection: ConnectionNumber) {
@@ -208,8 +128,8 @@ impl Node {
         let Worth::Nothing { why, .. } = worth(&self.catalog.view(), member) else {
             return;
         };
-        for session in self.backups.clients.of(connection) {
-            self.backups.end_session(actor, session, &why).await;
+        for session in self.clients.of(connection) {
+            self.end_session(actor, session, &why).await;
         }
     }
 }
@@ -222,6 +142,7 @@ mod tests {
     use crate::links::{Lane, Recipient};
     use crate::testing::TestNode;
     use pgmesh_protocol::{CollectGarbage, Consensus, DeleteObject, GetAuthority, GetNodeStatus, Hello, ListNodes};
+    use pgmesh_raft::NodeName;
     use pgmesh_raft::peers::{PeerMessage, PeerRequest};
     use pgmesh_raft::store::Mark;
     use pgmesh_storage::{Digest, Generation, ObjectName, RepoKey};
@@ -276,7 +197,7 @@ mod tests {
             delete(),
         ] {
             assert!(
-                site.node.core.check_worth(&peer, &request).is_err(),
+                site.node.membership.check_worth(&peer, &request).is_err(),
                 "{}",
                 request.name()
             );
@@ -312,17 +233,6 @@ mod tests {
             let refused = asked.map(drop).unwrap_err().to_string();
             assert!(refused.contains("vouches for"), "{refused}");
         }
-    }
-
-    #[test]
-    fn a_revocation_that_cannot_be_read_is_not_taken_for_none() {
-        let member = crate::testing::unsigned("db1", Role::Monitor);
-        let error = ReadError::MalformedKey {
-            table: pgmesh_raft::table::Table::Certificates,
-            key: String::new(),
-        };
-        assert!(matches!(worth_by(Err(error), &member), Worth::Unknown(_)));
-        assert_eq!(worth_by(Ok(None), &member), Worth::Member);
     }
 
     /// Nothing is asked of the removed node, though it runs on and answers.
@@ -379,10 +289,10 @@ mod tests {
         site.admit(&site.certificate(&Role::Node, "beta")).await;
         let forged = site.certificate(&Role::Node, "beta");
         let peer = Peer::Member(Arc::new(forged.member().clone()));
-        assert!(site.node.core.check_worth(&peer, &Hello.into()).is_ok());
+        assert!(site.node.membership.check_worth(&peer, &Hello.into()).is_ok());
         for request in [GetAuthority.into(), GetNodeStatus.into(), delete(), consensus()] {
             assert!(
-                site.node.core.check_worth(&peer, &request).is_err(),
+                site.node.membership.check_worth(&peer, &request).is_err(),
                 "{}",
                 request.name()
             );
@@ -408,7 +318,7 @@ mod tests {
             "{lost:?}"
         );
         let renewed = Peer::Member(Arc::new(site.renewed(&admin).member().clone()));
-        assert!(site.node.core.check_worth(&renewed, &list.into()).is_err());
+        assert!(site.node.membership.check_worth(&renewed, &list.into()).is_err());
         others.ask(&list, None).await.unwrap();
     }
 }

@@ -112,7 +112,7 @@ impl TestNode {
 
     /// A certificate of the mesh.
     pub(crate) fn certificate(&self, role: &Role, name: &str) -> Identity {
-        let authority = self.node.authority().unwrap();
+        let authority = self.node.membership.authority().unwrap();
         let validity = Duration::from_secs(3600);
         authority.issue(role, &name.parse().unwrap(), validity).unwrap()
     }
@@ -149,7 +149,7 @@ impl TestNode {
 
     /// The same member with a renewed certificate.
     pub(crate) fn renewed(&self, identity: &Identity) -> Identity {
-        let authority = self.node.authority().unwrap();
+        let authority = self.node.membership.authority().unwrap();
         let (csr, member) = (identity.renewal_csr_der().unwrap(), identity.member());
         let validity = Duration::from_secs(7200);
         let certificate = authority.sign_csr(&csr, &member.role, &member.name, validity).unwrap();
@@ -420,28 +420,41 @@ pub(crate) fn manifest_of(label: &str, chunk: Digest, length: usize) -> (Vec<u8>
 
 /// The same of a file with this path.
 pub(crate) fn manifest_of_file(path: &str, label: &str, chunk: Digest, length: usize) -> (Vec<u8>, Vec<u8>) {
+    manifest_with(label, &[(path.to_owned(), chunk)], length)
+}
+
+/// The same of a file in each of these chunks.
+pub(crate) fn manifest_of_files(label: &str, chunks: &[Digest], length: usize) -> (Vec<u8>, Vec<u8>) {
+    let files = chunks.iter().enumerate();
+    let files: Vec<_> = files.map(|(number, chunk)| (format!("f{number:03}"), *chunk)).collect();
+    manifest_with(label, &files, length)
+}
+
+fn manifest_with(label: &str, files: &[(String, Digest)], length: usize) -> (Vec<u8>, Vec<u8>) {
     let length = u32::try_from(length).unwrap();
     let mut writer = PartWriter::new();
-    let extent = Extent {
-        digest: chunk,
-        offset: 0,
-        length,
-    };
-    let file = FileEntry {
-        path: path.to_owned(),
-        kind: EntryKind::File {
-            size: u64::from(length),
-            crc32c: 0,
-            extents: vec![extent],
-            bad_pages: Vec::new(),
-        },
-        modified: 0,
-        mode: 0o600,
-        user: None,
-        group: None,
-        fingerprints: None,
-    };
-    writer.push(file).unwrap();
+    for (path, chunk) in files {
+        let extent = Extent {
+            digest: *chunk,
+            offset: 0,
+            length,
+        };
+        let file = FileEntry {
+            path: path.clone(),
+            kind: EntryKind::File {
+                size: u64::from(length),
+                crc32c: 0,
+                extents: vec![extent],
+                bad_pages: Vec::new(),
+            },
+            modified: 0,
+            mode: 0o600,
+            user: None,
+            group: None,
+            fingerprints: None,
+        };
+        writer.push(file).unwrap();
+    }
     let part = writer.finish().unwrap();
     let part_ref = PartRef {
         digest: SUITE.digest(&part),

@@ -18,6 +18,8 @@ use pgmesh_raft::apply::Base;
 use pgmesh_raft::{Database, StanzaRecord, View};
 use pgmesh_runtime::tasks;
 use pgmesh_storage::{DbId, StanzaName};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 pub(crate) use runs::WalRuns;
 
@@ -100,7 +102,8 @@ pub(crate) fn costly<B: Base>(
     ranges: &Ranges,
 ) -> Result<Looked, Failure> {
     let tree = tree_of(record, database.id);
-    let holes = ranges.holes(&tree);
+    let mut holes = ranges.holes(&tree);
+    drop_expired(view, name, database, &mut holes)?;
     let mut looked = Looked {
         holes: Vec::new(),
         unreached: Vec::new(),
@@ -123,6 +126,26 @@ pub(crate) fn costly<B: Base>(
         }
     }
     Ok(looked)
+}
+
+/// WAL that has expired is not missing.
+fn drop_expired<B: Base>(
+    view: &View<B>,
+    name: &StanzaName,
+    database: &Database,
+    holes: &mut Vec<Hole>,
+) -> Result<(), Failure> {
+    let mut expired = BTreeMap::new();
+    for timeline in holes.iter().map(|hole| hole.missing.last.timeline) {
+        if let Entry::Vacant(entry) = expired.entry(timeline) {
+            entry.insert(view.expired_upto(name, database.id, timeline)?);
+        }
+    }
+    holes.retain(|hole| {
+        let upto = expired.get(&hole.missing.last.timeline).copied().flatten();
+        upto.is_none_or(|upto| hole.missing.last > upto)
+    });
+    Ok(())
 }
 
 /// The lines of the histories that are known of a database.

@@ -12,13 +12,16 @@ type Worker = fn(Arc<Node>) -> BoxFuture<'static, ()>;
 
 /// All but the renewal of certificates, which needs the server, too. Each of them begins from the catalog and from the
 /// repositories whenever it is started, so it can be started again.
-const WORKERS: [(&str, Policy, Worker); 14] = [
+const WORKERS: [(&str, Policy, Worker); 15] = [
     ("sessions", Restart, |node| {
         Box::pin(node.backups.clone().keep_sessions())
     }),
     ("opening", Restart, |node| Box::pin(node.core.clone().keep_opening())),
     ("repair", Restart, |node| {
         Box::pin(node.janitor.clone().keep_repairing())
+    }),
+    ("releases", Restart, |node| {
+        Box::pin(node.janitor.clone().keep_releasing())
     }),
     ("sweep", Restart, |node| Box::pin(node.janitor.clone().keep_sweeping())),
     ("orphans", Restart, |node| {
@@ -39,10 +42,14 @@ const WORKERS: [(&str, Policy, Worker); 14] = [
         Box::pin(node.janitor.clone().keep_searching_lost())
     }),
     ("revocations", Restart, |node| {
-        Box::pin(node.core.clone().keep_hearing_revocations())
+        Box::pin(node.membership.clone().keep_hearing_revocations())
     }),
-    ("announcing", Restart, |node| Box::pin(node.keep_announcing())),
-    ("leading", Restart, |node| Box::pin(node.keep_leading())),
+    ("announcing", Restart, |node| {
+        Box::pin(node.membership.clone().keep_announcing())
+    }),
+    ("leading", Restart, |node| {
+        Box::pin(node.membership.clone().keep_leading())
+    }),
 ];
 
 /// The running workers of a node. They stop when this is dropped.
@@ -57,7 +64,8 @@ impl Workers {
         };
         let mut running: Vec<JoinHandle<()>> = WORKERS.into_iter().map(start).collect();
         let (owner, server) = (node.clone(), server.clone());
-        let renew = move || -> BoxFuture<'static, ()> { Box::pin(owner.clone().keep_renewing(server.clone())) };
+        let renew =
+            move || -> BoxFuture<'static, ()> { Box::pin(owner.membership.clone().keep_renewing(server.clone())) };
         running.push(node.supervisor.start("renewal", Restart, renew));
         Self(running)
     }

@@ -198,6 +198,8 @@ fn chain(count: usize) -> Vec<Command> {
             prior: number.checked_sub(1).map(label),
             manifest: object(number).stored(Vec::new()),
             program: "0.1.0".to_owned(),
+            expired: pgmesh_raft::ExpiredIn::new(),
+            hold: None,
         };
         Adopt::Backup {
             stanza: stanza(),

@@ -2,8 +2,10 @@
 //! same memory for any number of backups, which are offered one after the other. Decision 26 has the rules.
 
 mod prior;
+mod requests;
 
 pub use prior::{PriorChoice, PriorChooser};
+pub use requests::{ChooseBackup, ChoosePrior};
 
 use crate::BackupInfo;
 use crate::lines::{Family, Line, Lines};

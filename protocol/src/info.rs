@@ -1,9 +1,10 @@
 //! The report of `info` and `check`.
 
-use crate::choice::Restoring;
-use crate::{HoldInfo, HolesReport, StuckArchiver, WorkerAlarm};
-use pgmesh_postgres::{Lsn, SystemId, TimelineId};
-use pgmesh_storage::{BackupLabel, BackupType, RepoKey, StanzaName};
+use crate::alarms::{StuckArchiver, WorkerAlarm};
+use crate::expire::HoldInfo;
+use crate::holes::HolesReport;
+use pgmesh_postgres::{Lsn, SystemId};
+use pgmesh_storage::{BackupLabel, RepoKey, StanzaName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -25,30 +26,6 @@ pub struct InfoCursor {
     pub stanza: StanzaName,
     /// The last of its backups; none where the next stanza comes next.
     pub label: Option<BackupLabel>,
-}
-
-/// Asks for the backup that a new one is to be compared with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChoosePrior {
-    /// The stanza.
-    pub stanza: StanzaName,
-    /// The type that the new one is to have.
-    pub kind: BackupType,
-    /// The cluster's system identifier.
-    pub system_id: SystemId,
-    /// The timeline that it is on.
-    pub timeline: TimelineId,
-}
-
-/// Asks for the backup that a restore needs. Reply: [`Chosen`](crate::choice::Chosen).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChooseBackup {
-    /// The stanza.
-    pub stanza: StanzaName,
-    /// Which backup, and where the restore is to lead.
-    pub asked: Restoring,
-    /// Only backups that this repository has.
-    pub repo: Option<RepoKey>,
 }
 
 /// The mesh as one node sees it, or a part of that.

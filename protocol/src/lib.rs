@@ -11,6 +11,7 @@
 //!   ends; [`wal_copies`]: the copies of archived files, from a listing.
 
 mod admin;
+mod alarms;
 mod archive;
 mod backup;
 mod call;
@@ -38,6 +39,7 @@ pub use admin::{
     ForgottenTimeline, ForgottenWal, Invite, JoinAccepted, JoinRequest, ListRepository, NewStanza, ReadRepository,
     Replaced, RepositoryListing, RepositoryObject, SegmentPresence, SetStopped,
 };
+pub use alarms::{StuckArchiver, WorkerAlarm, merged};
 pub use archive::{ChangeMaps, ChangeMapsReply, GetSegment, PartsTurn, PushSegment, Pushed, SegmentPart, SegmentReply};
 pub use backup::{
     BackupBegun, BeginBackup, BeginRestore, ChunkReply, CommitBackup, CommittedBackup, GetChunk, GetManifest,
@@ -47,6 +49,7 @@ pub use call::{Call, EachCall, NUMBER_LENGTH, Request};
 pub use certificates::{
     CertificateInfo, CertificatePage, CertificateRevoked, ListCertificates, RevokeCertificates, RevokedCertificates,
 };
+pub use choice::{ChooseBackup, ChoosePrior};
 pub use clock::{now_unix, utc};
 pub use entry_id::{EntryId, EntryIdError};
 pub use exit_code::ExitCode;
@@ -57,13 +60,12 @@ pub use expire::{
 pub use failure::Failure;
 pub use holes::{HoleInfo, HolesReport, StanzaHoles};
 pub use info::{
-    ArchiveInfo, BackupInfo, CatalogLost, ChooseBackup, ChoosePrior, DatabaseInfo, DebtInfo, GetInfo, HealthInfo,
-    InfoCursor, KeptInfo, LostReport, MeshInfo, RepositoryInfo, StanzaInfo, StanzaLosses,
+    ArchiveInfo, BackupInfo, CatalogLost, DatabaseInfo, DebtInfo, GetInfo, HealthInfo, InfoCursor, KeptInfo,
+    LostReport, MeshInfo, RepositoryInfo, StanzaInfo, StanzaLosses,
 };
-pub use mesh::merged;
 pub use mesh::{
     AmountInfo, MeshStatus, NodeAddress, NodeChange, NodeInfo, NodeRole, NodeState, NodeStatus, OrphanInfo, ReachInfo,
-    RenewCertificate, RepositoryStatus, SessionStatus, StuckArchiver, SyncEvent, WorkerAlarm,
+    RenewCertificate, RepositoryStatus, SessionStatus, SyncEvent,
 };
 pub use names::{LogIndex, PlacedIdentity, RequestId};
 pub use peer::{

@@ -224,6 +224,8 @@ impl Filler {
                     replicas: Vec::new(),
                 },
                 program: "0.1.0".to_owned(),
+                expired: pgmesh_raft::ExpiredIn::new(),
+                hold: None,
             },
             claims: self.claims.clone(),
             ack: 1,

@@ -1,7 +1,7 @@
 //! The catalog's refusals, as the user reads them: exit code and remedy for each refusal.
 
 use crate::error::{CatalogError, ReadError};
-use crate::refusal::Refusal;
+use crate::refusal::{ExpiryRefusal, OtherMachine, OtherWriter, Refusal};
 use pgmesh_protocol::ExitCode;
 use pgmesh_protocol::failure::{Failure, chain};
 use pgmesh_storage::StanzaName;
@@ -69,8 +69,8 @@ fn stanza_of(refusal: &Refusal) -> Option<&StanzaName> {
         | R::VersionDiffers { stanza, .. }
         | R::SegmentSizeDiffers { stanza, .. }
         | R::Duplicate { stanza, .. }
-        | R::OtherWriter { stanza, .. }
-        | R::OtherMachine { stanza, .. }
+        | R::OtherWriter(OtherWriter { stanza, .. })
+        | R::OtherMachine(OtherMachine { stanza, .. })
         | R::HistoryContradicts { stanza, .. } => Some(stanza),
         _ => None,
     }
@@ -79,6 +79,25 @@ fn stanza_of(refusal: &Refusal) -> Option<&StanzaName> {
 /// What the holder of a certificate does that counts no more.
 const JOIN_AGAIN: &str =
     "join again with a new token: 'pgmesh invite' on a node, then 'pgmesh join --force TOKEN' here";
+
+fn expiry(refusal: &ExpiryRefusal) -> (ExitCode, Option<&'static str>) {
+    use ExpiryRefusal as E;
+    match refusal {
+        E::Held { .. } => (
+            ExitCode::CommandInvalid,
+            Some("an administrator releases it: 'pgmesh --stanza=NAME release LABEL'"),
+        ),
+        E::LastFull { .. } => (
+            ExitCode::BackupSetInvalid,
+            Some("take a full backup first: 'pgmesh --stanza=NAME --type=full backup'"),
+        ),
+        E::Committing { .. } => (ExitCode::LockAcquire, Some("try again in a moment")),
+        E::Unlisted(_) => (
+            ExitCode::ArchiveTimeout,
+            Some("try again: the leader reads them now, and 'pgmesh status' says if it cannot"),
+        ),
+    }
+}
 
 fn verdict(refusal: &Refusal) -> (ExitCode, Option<&'static str>) {
     use Refusal as R;
@@ -176,7 +195,7 @@ fn verdict(refusal: &Refusal) -> (ExitCode, Option<&'static str>) {
                  stanza of its own and take a full backup",
             ),
         ),
-        R::OtherWriter { .. } => (
+        R::OtherWriter(_) => (
             ExitCode::ArchiveMismatch,
             Some(
                 "if this is a copy (a clone, or a restore for a test), turn its archiving off or give it a stanza of its own: 'pgmesh \
@@ -186,7 +205,7 @@ fn verdict(refusal: &Refusal) -> (ExitCode, Option<&'static str>) {
             ),
         ),
         // Nothing is wrong yet: it is tried again.
-        R::OtherMachine { .. } => (
+        R::OtherMachine(_) => (
             ExitCode::LockAcquire,
             Some(
                 "if the volume was moved here, wait, or run here: 'pgmesh --stanza=NAME --force stanza-adopt'; if \
@@ -309,6 +328,7 @@ fn verdict(refusal: &Refusal) -> (ExitCode, Option<&'static str>) {
             ExitCode::OptionInvalid,
             Some("give the name that the token is for: 'pgmesh join --force TOKEN NAME'; the token is still good"),
         ),
+        R::Expiry(refusal) => expiry(refusal),
         R::TooManyCertificates(_) => (
             ExitCode::CommandInvalid,
             Some("revoke those of hosts that are gone: 'pgmesh client list', then 'pgmesh client revoke NAME'"),

@@ -51,14 +51,14 @@ pub fn node(name: &NodeName) -> Vec<u8> {
     name.as_str().as_bytes().to_vec()
 }
 
-/// A key in tables `Repositories`, `Counters` and `OrphanScans`, and the prefix of a repository's rows in `Debts` and
-/// `Orphans`.
+/// A key in tables `Repositories`, `Counters` and `OrphanScans`, and the prefix of a repository's rows in `Debts`,
+/// `Orphans` and `Releases`.
 #[must_use]
 pub fn repository(repo: RepoKey) -> Vec<u8> {
     u16::from(repo).to_be_bytes().to_vec()
 }
 
-/// A key in table `Stanzas`.
+/// A key in tables `Stanzas` and `Unlisted`.
 #[must_use]
 pub fn stanza(stanza: &StanzaName) -> Vec<u8> {
     stanza.as_str().as_bytes().to_vec()
@@ -88,7 +88,7 @@ pub fn segment(stanza: &StanzaName, db: DbId, file: &str) -> Vec<u8> {
     key
 }
 
-/// A key in table `Pushes`.
+/// A key in tables `Pushes` and `ExpiredWal`.
 #[must_use]
 pub fn last_push(stanza: &StanzaName, db: DbId, timeline: TimelineId) -> Vec<u8> {
     let mut key = segments(stanza, db);
@@ -102,7 +102,7 @@ pub fn chunk(digest: &Digest) -> Vec<u8> {
     digest.as_bytes().to_vec()
 }
 
-/// A key in table `Backups`.
+/// A key in tables `Backups` and `Abandoned`.
 #[must_use]
 pub fn backup(stanza: &StanzaName, label: &BackupLabel) -> Vec<u8> {
     let mut key = stanza_prefix(stanza);
@@ -179,6 +179,44 @@ pub fn certificate(key: &[u8; 32]) -> Vec<u8> {
 #[must_use]
 pub fn revoked_name(name: &str) -> Vec<u8> {
     name.to_ascii_lowercase().into_bytes()
+}
+
+/// The prefix of all uses of a chunk in table `Uses`.
+#[must_use]
+pub fn uses(digest: &Digest) -> Vec<u8> {
+    digest.as_bytes().to_vec()
+}
+
+/// A key in table `Uses`.
+#[must_use]
+pub fn chunk_use(digest: &Digest, stanza: &StanzaName, label: &BackupLabel) -> Vec<u8> {
+    let mut key = uses(digest);
+    key.extend_from_slice(&backup(stanza, label));
+    key
+}
+
+/// The prefix of a backup's rows in table `BackupUses`.
+#[must_use]
+pub fn backup_uses(stanza: &StanzaName, label: &BackupLabel) -> Vec<u8> {
+    let mut key = backup(stanza, label);
+    key.push(0);
+    key
+}
+
+/// A key in table `BackupUses`.
+#[must_use]
+pub fn backup_use(stanza: &StanzaName, label: &BackupLabel, digest: &Digest) -> Vec<u8> {
+    let mut key = backup_uses(stanza, label);
+    key.extend_from_slice(digest.as_bytes());
+    key
+}
+
+/// A key in table `Releases`.
+#[must_use]
+pub fn release(repo: RepoKey, stanza: &StanzaName, label: &BackupLabel) -> Vec<u8> {
+    let mut key = repository(repo);
+    key.extend_from_slice(&backup(stanza, label));
+    key
 }
 
 /// A key in tables `Audit` and `Withdrawn`.
@@ -394,6 +432,31 @@ pub fn read_segment(key: &[u8]) -> Option<ObjectRef> {
 pub fn read_backup(key: &[u8]) -> Option<(StanzaName, BackupLabel)> {
     let mut reader = KeyReader::new(key);
     Some((reader.stanza()?, reader.rest()?.parse().ok()?))
+}
+
+/// Reads a key of table `Uses`: stanza and label.
+#[must_use]
+pub fn read_chunk_use(key: &[u8]) -> Option<(StanzaName, BackupLabel)> {
+    let mut reader = KeyReader::new(key);
+    reader.digest()?;
+    Some((reader.stanza()?, reader.rest()?.parse().ok()?))
+}
+
+/// Reads a key of table `BackupUses`: label and digest.
+#[must_use]
+pub fn read_backup_use(key: &[u8]) -> Option<(BackupLabel, Digest)> {
+    let mut reader = KeyReader::new(key);
+    reader.stanza()?;
+    let label = reader.text()?.parse().ok()?;
+    let digest = reader.digest()?;
+    reader.end((label, digest))
+}
+
+/// Reads a key of table `Releases`.
+#[must_use]
+pub fn read_release(key: &[u8]) -> Option<(RepoKey, StanzaName, BackupLabel)> {
+    let mut reader = KeyReader::new(key);
+    Some((reader.repository()?, reader.stanza()?, reader.rest()?.parse().ok()?))
 }
 
 /// Reads a key of table `TimelineBackups`: timeline and label.

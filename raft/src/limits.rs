@@ -258,6 +258,18 @@ pub fn check(proposal: &Proposal) -> Result<(), Refusal> {
             discard.orphans.iter().try_for_each(|orphan| orphan_path(&orphan.path))
         }
         Command::RenumberNode { reason: text, .. } => reason(text),
+        Command::NoteUses(note) => items(note.born.len() + note.carried.len() + note.died.len()),
+        Command::DropUses(uses) => items(uses.chunks.len()),
+        Command::ExpireBackups(expire) => {
+            items(expire.labels.len())?;
+            reason(&expire.why)
+        }
+        Command::ExpireWal(expire) => items(expire.files.len()),
+        Command::Release(release) => items(release.chunks.len()),
+        Command::HoldBackup(given) => given.hold.as_ref().map_or(Ok(()), |hold| {
+            reason(&hold.why)?;
+            bounded("the holder of a hold, in bytes", hold.by.len(), HOLDER)
+        }),
         Command::MarkRepository { identity, .. } => placed(identity),
         Command::RaiseFloor { .. }
         | Command::AcceptLoss { .. }
@@ -274,6 +286,10 @@ pub fn check(proposal: &Proposal) -> Result<(), Refusal> {
         | Command::AdoptSession { .. }
         | Command::CloseSession { .. }
         | Command::BeginBackup { .. }
+        | Command::StageUses { .. }
+        | Command::DoubtUses { .. }
+        | Command::EndListing(_)
+        | Command::EndRelease { .. }
         | Command::RemoveBackup { .. } => Ok(()),
     }
 }

@@ -1,11 +1,15 @@
 //! Why the catalog does not accept a command. A refused command changes nothing.
 
+mod expiry;
 mod stale;
 mod taken;
 mod words;
+mod writer;
 
+pub use expiry::ExpiryRefusal;
 pub use stale::StaleGeneration;
 use words::{and_others, for_stanzas, has, others_owe, shown, switch, wrong_token};
+pub use writer::{OtherMachine, OtherWriter};
 
 use pgmesh_postgres::{Lsn, PgVersion, SegmentName, SystemId, TimelineId, WalFileName};
 use pgmesh_storage::{BackupLabel, Digest, RepoKey, StanzaName};
@@ -250,44 +254,11 @@ pub enum Refusal {
         given: Digest,
     },
     /// Invariant 12: the timeline has another writer.
-    #[error(
-        "timeline {timeline} of stanza {stanza} is written by data directory {known} (first pushed by {host}), not by {given}: \
-         one of the two is a copy, or the cluster was moved"
-    )]
-    OtherWriter {
-        /// The stanza.
-        stanza: StanzaName,
-        /// The timeline.
-        timeline: TimelineId,
-        /// Its writer.
-        known: String,
-        /// The client that pushed for it first.
-        host: String,
-        /// The data directory that pushed.
-        given: String,
-    },
+    #[error(transparent)]
+    OtherWriter(OtherWriter),
     /// Invariant 12: the timeline's writer pushes from another machine.
-    #[error(
-        "the data directory that writes timeline {timeline} of stanza {stanza} was seen on another machine {seconds} \
-         seconds ago: {host} at {address} pushed {segment}; either its volume was moved here, or one of the two is a \
-         clone; after {wait} seconds without a push from there, WAL from here is accepted"
-    )]
-    OtherMachine {
-        /// The stanza.
-        stanza: StanzaName,
-        /// The timeline.
-        timeline: TimelineId,
-        /// The client that pushed there.
-        host: String,
-        /// The address that it came from.
-        address: String,
-        /// The segment that it pushed.
-        segment: SegmentName,
-        /// How long ago.
-        seconds: i64,
-        /// After how long a silence it goes on.
-        wait: i64,
-    },
+    #[error(transparent)]
+    OtherMachine(OtherMachine),
     /// Invariant 12: a timeline whose history was not archived.
     #[error("timeline {timeline} of stanza {stanza} is not known: its history file must be archived first")]
     UnknownTimeline {
@@ -596,4 +567,7 @@ pub enum Refusal {
     /// There is no room for one more certificate that counts.
     #[error("the mesh has {0} certificates that count, and cannot have more")]
     TooManyCertificates(u64),
+    /// Something does not expire, or is not released.
+    #[error(transparent)]
+    Expiry(ExpiryRefusal),
 }

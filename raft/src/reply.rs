@@ -1,6 +1,6 @@
 //! The catalog's answers to the commands that it has accepted.
 
-use pgmesh_storage::DbId;
+use pgmesh_storage::{BackupLabel, DbId};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{LogIndex, ObjectRef, Replica, SessionId};
@@ -106,5 +106,31 @@ pub enum Reply {
     Revoked {
         /// How many; 0 where all had been revoked before.
         certificates: u32,
+    },
+    /// Backups that the repository kept until now.
+    Expired {
+        /// Their labels.
+        labels: Vec<BackupLabel>,
+    },
+    /// WAL files that the repository kept until now.
+    ExpiredWal {
+        /// How many.
+        files: u32,
+        /// How many stay until another repository has its copy.
+        waiting: u32,
+    },
+    /// Objects were released in a repository.
+    Released {
+        /// How many.
+        objects: u32,
+        /// Their stored bytes.
+        bytes: u64,
+        /// How many stay for a while: another repository owes a copy of them, or a running backup may have added them.
+        waiting: u32,
+    },
+    /// The hold on a backup has changed.
+    Held {
+        /// The backup, and the backups that it depends on.
+        labels: Vec<BackupLabel>,
     },
 }

@@ -63,11 +63,23 @@ pub enum Table {
     TokenMakers,
     /// Name in lower case → the revocation: a key that has no row in `Certificates` is refused under it.
     RevokedNames,
+    /// Digest, stanza, label → what happens there in the use of the chunk by the backups of the stanza.
+    Uses,
+    /// Stanza, label, digest → the same; an index into `Uses`.
+    BackupUses,
+    /// Stanza, label → nothing: a backup that noted uses and was given up. They do not count.
+    Abandoned,
+    /// Repository, stanza, label → when the backup expired there: the chunks that only it needed are to be released.
+    Releases,
+    /// Stanza → why its uses of chunks are not known in full.
+    Unlisted,
+    /// Stanza, database, timeline → the last segment that has expired in all repositories.
+    ExpiredWal,
 }
 
 impl Table {
     /// All tables.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 33] = [
         Self::Mesh,
         Self::Nodes,
         Self::Repositories,
@@ -95,6 +107,12 @@ impl Table {
         Self::Certificates,
         Self::TokenMakers,
         Self::RevokedNames,
+        Self::Uses,
+        Self::BackupUses,
+        Self::Abandoned,
+        Self::Releases,
+        Self::Unlisted,
+        Self::ExpiredWal,
     ];
 
     /// The column family's name.
@@ -128,6 +146,12 @@ impl Table {
             Self::Certificates => "certificates",
             Self::TokenMakers => "token-makers",
             Self::RevokedNames => "revoked-names",
+            Self::Uses => "uses",
+            Self::BackupUses => "backup-uses",
+            Self::Abandoned => "abandoned",
+            Self::Releases => "releases",
+            Self::Unlisted => "unlisted",
+            Self::ExpiredWal => "expired-wal",
         }
     }
 }

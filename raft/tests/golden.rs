@@ -5,10 +5,11 @@
 #[path = "../../protocol/tests/golden/sampler.rs"]
 mod sampler;
 
+use pgmesh_postgres::SegmentName;
 use pgmesh_raft::model::{
     AuditRecord, BackupRecord, CatalogPast, CertificateRecord, ChunkRecord, Debt, Garbage, LastPush, Levels, LogIndex,
     Lost, MeshRecord, NodeRecord, OrphanScan, Remembered, RepositoryCounters, RepositoryRecord, RequestId, Revocation,
-    SegmentRecord, SessionRecord, SightedOrphan, StanzaRecord, TokenRecord, WithdrawnMarks,
+    SegmentRecord, SessionRecord, SightedOrphan, StanzaRecord, TokenRecord, Unlisted, UseEvent, WithdrawnMarks,
 };
 use pgmesh_raft::peers::{PeerReply, PeerRequest};
 use pgmesh_raft::store::RaftState;
@@ -87,6 +88,11 @@ fn records(table: Table) -> Vec<String> {
         Table::Certificates => lines::<CertificateRecord>(name),
         Table::TokenMakers => lines::<[u8; 32]>(name),
         Table::RevokedNames => lines::<Revocation>(name),
+        Table::Uses | Table::BackupUses => lines::<UseEvent>(name),
+        Table::Abandoned => lines::<()>(name),
+        Table::Releases => lines::<LogIndex>(name),
+        Table::Unlisted => lines::<Unlisted>(name),
+        Table::ExpiredWal => lines::<SegmentName>(name),
     }
 }
 

@@ -26,6 +26,7 @@
 )]
 
 mod checked_text;
+mod classify;
 mod codec;
 mod digest;
 mod envelope;

@@ -128,7 +128,8 @@ async fn dispatch(config: &Config) -> Result<ExitCode, Failure> {
         Command::Status => status::run(config).await,
         Command::Stop => stop::stop(config).await,
         Command::Verify => verify::run(config).await,
-        other => Err(Failure::new(
+        // `dispatch` of the program prints these.
+        other @ (Command::Completions | Command::Help | Command::Version) => Err(Failure::new(
             ExitCode::CommandInvalid,
             format!("command '{other}' is not run in this way"),
         )),

@@ -3,6 +3,8 @@
 
 mod clients;
 mod commands;
+mod nodes;
+mod repositories;
 mod retention;
 
 pub use commands::COMMANDS;
@@ -71,6 +73,26 @@ pub struct Argument {
     pub required: bool,
     /// Its meaning.
     pub help: &'static str,
+}
+
+impl Argument {
+    /// An argument that must be given.
+    pub const fn required(name: &'static str, help: &'static str) -> Self {
+        Self {
+            name,
+            required: true,
+            help,
+        }
+    }
+
+    /// An argument that may be left out.
+    pub const fn optional(name: &'static str, help: &'static str) -> Self {
+        Self {
+            name,
+            required: false,
+            help,
+        }
+    }
 }
 
 /// The description of a command.

@@ -3,7 +3,7 @@
 use super::bundle::{BUNDLE_BELOW, CHUNK_SIZE, List};
 use super::delta::layout::{Fate, Run, new_pages, plan};
 use super::delta::pages::{PAGE, combine, page_count, page_length};
-use super::feed::Known;
+use super::job::Known;
 use super::manifest::file_entry;
 use super::reader::{Reader, warn_of};
 use super::source::PageSource;

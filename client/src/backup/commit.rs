@@ -1,9 +1,9 @@
 //! The root of the manifest, and the commit.
 
+use super::context::Context;
 use super::manifest::FileList;
 use super::plan::Plan;
 use super::summary::{BackupSummary, ChosenBy};
-use super::take::Context;
 use super::tally::Sums;
 use super::uploader::UploadCounts;
 use super::wal::NeededWal;

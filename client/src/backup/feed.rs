@@ -3,66 +3,18 @@
 //! The prior backup's manifest has its entries in the order of the walk, as this one will: the two are read side by
 //! side, part by part (invariant 11).
 
+use super::context::Context;
+use super::job::{Known, Ready, ReadyJob, What};
 use super::look::Look;
 use super::plan::Job;
 use super::prior::Prior;
 use super::queue::JobQueue;
-use super::take::Context;
 use crate::restore::{Parts, Tables};
 use pgmesh_postgres::{Entry, EntryKind as WalkedKind};
 use pgmesh_protocol::Failure;
-use pgmesh_storage::{EntryKind, Extent, FileEntry, FingerprintTable, Fingerprints};
+use pgmesh_storage::{EntryKind, FileEntry, Fingerprints};
 use roaring::RoaringBitmap;
 use std::collections::VecDeque;
-
-/// A job whose files have been looked up in the prior backup.
-#[derive(Debug)]
-pub struct ReadyJob {
-    /// The number of the first entry.
-    pub number: u64,
-    /// The entries.
-    pub entries: Vec<Ready>,
-}
-
-/// An entry, and its past.
-#[derive(Debug)]
-pub struct Ready {
-    /// As the walk found it.
-    pub entry: Entry,
-    /// Its past in the prior backup.
-    pub what: What,
-}
-
-/// The past of a file, as the prior backup tells it.
-#[derive(Debug)]
-pub enum What {
-    /// There is none: the file is read and stored as a whole.
-    New,
-    /// The file has not changed since, and is not read.
-    Same(Box<FileEntry>),
-    /// The file may have changed.
-    Known(Box<Known>),
-}
-
-/// A file as the prior backup has it.
-#[derive(Debug)]
-pub struct Known {
-    /// Its entry in the prior backup.
-    pub before: FileEntry,
-    /// The old pages that may have changed; none where any page may have changed.
-    pub look: Option<RoaringBitmap>,
-    /// The fingerprints that it had.
-    pub table: FingerprintTable,
-    /// The pages that a change map names, where the map is put to the test.
-    pub named: Option<RoaringBitmap>,
-}
-
-impl Known {
-    /// Where the base of its fingerprints lies.
-    pub fn base(&self) -> &[Extent] {
-        self.before.fingerprints.as_ref().map_or(&[], |found| &found.base)
-    }
-}
 
 /// Queues all jobs. A file whose past cannot be read is stored anew: that costs time and room, and loses nothing.
 ///

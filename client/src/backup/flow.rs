@@ -1,15 +1,15 @@
 //! A backup from the command to the commit.
 
+use super::context::Context;
 use super::label;
 use super::settings::BackupSettings;
 use super::standby::{self, Source, Standby};
 use super::summary::BackupSummary;
-use super::take::{Context, take};
+use super::take::take;
 use crate::caller::Caller;
 use crate::mesh::Mesh;
 use crate::pg::{OpenCluster, timeline};
 use crate::text::local_offset;
-use pgmesh_postgres::TimelineId;
 use pgmesh_protocol::choice::PriorChoice;
 use pgmesh_protocol::{BackupBegun, BeginBackup, ChoosePrior, ExitCode, Failure};
 use pgmesh_runtime::clock;
@@ -109,7 +109,7 @@ async fn choose(mesh: &Mesh, settings: &BackupSettings, cluster: &OpenCluster) -
         stanza: stanza.clone(),
         kind: settings.kind,
         system_id: cluster.control.system_id,
-        timeline: timeline_of(cluster),
+        timeline: timeline(&cluster.control),
     };
     let PriorChoice { kind, prior, newest } = mesh.call(&request).await?;
     if kind != settings.kind {
@@ -149,7 +149,7 @@ async fn begin(
         instance: standby
             .is_none_or(Standby::primary_is_here)
             .then(|| cluster.instance.clone()),
-        timeline: timeline_of(cluster),
+        timeline: timeline(&cluster.control),
         label: label.clone(),
         holder: crate::host::this_process(),
         backup_ack: settings.backup_ack,
@@ -169,11 +169,6 @@ async fn begin(
             }
         }
     }
-}
-
-/// The timeline that a cluster is on.
-pub fn timeline_of(cluster: &OpenCluster) -> TimelineId {
-    timeline(&cluster.control)
 }
 
 fn stopped(signal: &str) -> Failure {

@@ -1,7 +1,7 @@
 //! A model of files and chunks, driven through random histories of changes, backups, expiries and restores.
 
 use super::delta::pages::{PAGE, page_count};
-use super::feed::{Known, Ready, ReadyJob, What};
+use super::job::{Known, Ready, ReadyJob, What};
 use super::plan::{Jobs, size};
 use super::prior::gather;
 use super::queue::JobQueue;

@@ -19,11 +19,13 @@ mod bundle;
 mod changed;
 mod changes;
 mod commit;
+mod context;
 mod delta;
 mod feed;
 mod flow;
 #[cfg(test)]
 mod histories;
+mod job;
 mod label;
 mod look;
 mod manifest;

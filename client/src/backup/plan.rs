@@ -1,8 +1,10 @@
 //! The files to read, and their order: from the tree that the walk found to jobs.
 
 use super::bundle::{CHUNK_SIZE, bundled_length};
-use pgmesh_postgres::{ClusterTree, ControlFile, Entries, EntriesIter, Entry, EntryKind, Link, Tablespace};
+use pgmesh_postgres::{ClusterTree, ControlFile, Entries, EntriesIter, Entry, EntryKind, Link, Tablespace, WalkError};
+use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure};
+use std::io::ErrorKind;
 use std::iter::Peekable;
 
 /// No entry joins a job that has so many bytes already.
@@ -151,6 +153,19 @@ fn split(path: &str) -> (&str, &str) {
 
 fn begins_job(name: &str) -> bool {
     crc32c::crc32c(name.as_bytes()).is_multiple_of(NAMES_PER_JOB)
+}
+
+/// Why a data directory could not be walked, for a user.
+pub fn walk_failure(error: &WalkError) -> Failure {
+    let failure = Failure::new(ExitCode::Runtime, "the data directory cannot be backed up").because(chain(error));
+    match error {
+        WalkError::ReadDirectory { source, .. } | WalkError::Examine { source, .. }
+            if source.kind() == ErrorKind::PermissionDenied =>
+        {
+            failure.remedy("run pgmesh as the user that PostgreSQL runs as")
+        }
+        _ => failure,
+    }
 }
 
 #[cfg(test)]

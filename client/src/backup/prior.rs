@@ -1,10 +1,10 @@
 //! The backup that an incr or diff is compared with, and the source of the changes since.
 
 use super::changes::{self, Unknown};
-use super::feed::{Ready, What};
+use super::context::Context;
+use super::job::{Ready, What};
 use super::look::{Look, Policy};
 use super::summary::ChosenBy;
-use super::take::Context;
 use crate::pg::BackupStart;
 use crate::restore::{Source, Workers};
 use pgmesh_postgres::{Entry, Lsn};

@@ -7,7 +7,7 @@
 //! out that lies too far behind the entry that the manifest waits for; then each reader that has nothing to do ends its
 //! bundle of fingerprints as it is.
 
-use super::feed::ReadyJob;
+use super::job::ReadyJob;
 use super::plan::JOB_ENTRIES;
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};

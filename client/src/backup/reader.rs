@@ -2,7 +2,7 @@
 
 use super::bundle::{BUNDLE_BELOW, CHUNK_SIZE, List};
 use super::delta::pages::{PAGE, combine, page_count};
-use super::feed::{Ready, What};
+use super::job::{Ready, What};
 use super::manifest::file_entry;
 use super::output::Output;
 use super::pages::ShownRanges;
@@ -236,7 +236,7 @@ pub fn unreadable(entry: &Entry, error: &io::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use super::super::feed::ReadyJob;
+    use super::super::job::ReadyJob;
     use super::super::manifest::{ManifestBuilder, Taken};
     use super::super::plan::{JOB_ENTRIES, Job, Jobs};
     use super::*;

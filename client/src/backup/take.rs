@@ -1,30 +1,25 @@
 //! A backup from `pg_backup_start` to `pg_backup_stop`, and to the commit.
 
 use super::commit::{Facts, commit};
+use super::context::Context;
 use super::feed::feed;
-use super::flow::timeline_of;
 use super::manifest::{FileList, ManifestBuilder, file_entry};
-use super::plan::{Jobs, Plan};
+use super::plan::{Jobs, Plan, walk_failure};
 use super::prior::{self, Beginning, Prior};
 use super::proof::WalProof;
 use super::queue::JobQueue;
 use super::reader::{Reader, Reading, unreadable};
-use super::settings::BackupSettings;
-use super::standby::Standby;
 use super::summary::{BackupSummary, ChosenBy};
 use super::tally::{Sums, Tally};
 use super::uploader::{Halt, Piece, UploadCounts, UploadSettings, Uploader};
 use super::wal::{self, NeededWal};
-use crate::caller::Caller;
-use crate::mesh::Mesh;
-use crate::pg::{BackupStop, OpenCluster, check_archiving, database_failure};
+use crate::pg::{BackupStop, check_archiving, database_failure};
 use crate::progress::Progress;
-use pgmesh_postgres::{BackupLabel, ControlFile, Entry, TimelineId, WalkError, WalkOptions, walk};
+use pgmesh_postgres::{BackupLabel, ControlFile, Entry, WalkOptions, walk};
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{BackupBegun, ExitCode, Failure};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_runtime::tasks;
-use pgmesh_storage::{BackupType, EntryKind, Extent};
-use std::io::ErrorKind;
+use pgmesh_storage::{EntryKind, Extent};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -35,40 +30,6 @@ const ENTRIES_WAITING: usize = 256;
 /// `pg_control` may be caught in the middle of a write; the server writes it in an instant.
 const CONTROL_ATTEMPTS: u32 = 10;
 const CONTROL_PAUSE: Duration = Duration::from_millis(10);
-
-/// The facts that are fixed when a backup begins.
-pub struct Context {
-    /// The way to the mesh.
-    pub mesh: Arc<Mesh>,
-    /// The options.
-    pub settings: BackupSettings,
-    /// The cluster; the primary.
-    pub cluster: OpenCluster,
-    /// The standby whose files are read, if not the primary's are.
-    pub standby: Option<Arc<Standby>>,
-    /// The mesh's answer to the request for a session.
-    pub begun: BackupBegun,
-    /// The backup's label.
-    pub label: pgmesh_storage::BackupLabel,
-    /// The backup's type.
-    pub kind: BackupType,
-    /// The backup that it is compared with.
-    pub prior: Option<pgmesh_storage::BackupLabel>,
-    /// The program that shows the progress.
-    pub caller: Arc<dyn Caller>,
-}
-
-impl Context {
-    /// The timeline that the cluster is on.
-    pub fn timeline(&self) -> TimelineId {
-        timeline_of(&self.cluster)
-    }
-
-    /// Whether the primary's data directory is on this host.
-    fn primary_is_here(&self) -> bool {
-        self.standby.as_ref().is_none_or(|standby| standby.primary_is_here())
-    }
-}
 
 /// Takes the backup and commits it.
 ///
@@ -151,19 +112,6 @@ async fn plan(context: &Context) -> Result<Plan, Failure> {
         tracing::warn!("{} is {} and is left out", skipped.path, skipped.what);
     }
     Plan::of(tree)
-}
-
-/// Why a data directory could not be walked, for a user.
-pub fn walk_failure(error: &WalkError) -> Failure {
-    let failure = Failure::new(ExitCode::Runtime, "the data directory cannot be backed up").because(chain(error));
-    match error {
-        WalkError::ReadDirectory { source, .. } | WalkError::Examine { source, .. }
-            if source.kind() == ErrorKind::PermissionDenied =>
-        {
-            failure.remedy("run pgmesh as the user that PostgreSQL runs as")
-        }
-        _ => failure,
-    }
 }
 
 /// The stored files, when the server has ended the backup.

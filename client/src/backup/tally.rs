@@ -1,6 +1,6 @@
 //! Sums of the pages that a backup read and stored.
 
-use super::feed::Known;
+use super::job::Known;
 use crate::activity::Activity;
 use pgmesh_postgres::{Entry, Lsn, page};
 use std::ops::Range;

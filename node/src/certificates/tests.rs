@@ -3,7 +3,7 @@ use crate::SessionTimes;
 use crate::services::Comer;
 use crate::testing::{Connected, TestNode, stanza};
 use pgmesh_protocol::{
-    BeginRestore, CreateInvite, GetInfo, GetSegment, GetStatus, Hello, JoinRequest, RenewCertificate,
+    BeginRestore, CreateInvite, GetInfo, GetSegment, GetStatus, Hello, JoinRequest, RenewCertificate, now_unix,
 };
 use pgmesh_raft::{LogIndex, SessionId};
 use pgmesh_transport::{CloseCode, ConnectionLost, Identity, JoinClient, JoinToken, KeyRequest};
@@ -25,7 +25,7 @@ async fn invite(site: &TestNode, role: &str, replaces: Option<&str>) -> JoinToke
         expires: 60,
         addresses: vec![],
     };
-    let invite = site.node.invite("test", [9; 32], invite).await.unwrap();
+    let invite = site.node.membership.invite("test", [9; 32], invite).await.unwrap();
     invite.token.parse().unwrap()
 }
 
@@ -44,7 +44,7 @@ async fn redeem(site: &TestNode, join: JoinRequest) -> Result<pgmesh_protocol::J
         address: HERE,
         place: None,
     };
-    site.node.join(join, &comer).await
+    site.node.membership.join(join, &comer).await
 }
 
 async fn join_by(site: &TestNode, token: &JoinToken, name: &str) -> Result<Identity, Failure> {
@@ -118,7 +118,7 @@ async fn a_revoked_client_is_cut_off_and_another_of_its_stanza_goes_on() {
             assert!(again.ask_once(&Hello).await.is_none());
         }
         let peer = pgmesh_transport::Peer::Member(Arc::new(shown.member().clone()));
-        let refused = site.node.core.check_worth(&peer, &Hello.into()).unwrap_err();
+        let refused = site.node.membership.check_worth(&peer, &Hello.into()).unwrap_err();
         assert_eq!(refused.code, ExitCode::Crypto);
         assert!(refused.remedy.unwrap().contains("new token"));
     }
@@ -144,7 +144,7 @@ async fn a_certificate_is_renewed_for_its_own_key_and_only_while_it_counts() {
     }
     assert_eq!(site.node.catalog.view().applied().unwrap(), applied);
     let later = before.not_after + 24 * 3600;
-    site.node.note_renewal(client.member(), later).await.unwrap();
+    site.node.membership.note_renewal(client.member(), later).await.unwrap();
     assert!(row(&site, &client).unwrap().renewed_at.is_some());
     let audit: Vec<String> = site
         .node
@@ -162,7 +162,11 @@ async fn a_certificate_is_renewed_for_its_own_key_and_only_while_it_counts() {
     let refused = connected.ask(&RenewCertificate { csr: other }, None).await;
     assert_eq!(refused.unwrap_err().code, ExitCode::Crypto);
     revoke(&site, "db1").await;
-    let refused = site.node.renew(client.member(), &RenewCertificate { csr }).await;
+    let refused = site
+        .node
+        .membership
+        .renew(client.member(), &RenewCertificate { csr })
+        .await;
     assert_eq!(refused.unwrap_err().code, ExitCode::Crypto);
 }
 
@@ -170,7 +174,7 @@ async fn a_certificate_is_renewed_for_its_own_key_and_only_while_it_counts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_ends_with_its_certificate() {
     let site = TestNode::start(SessionTimes::default()).await;
-    let authority = site.node.authority().unwrap();
+    let authority = site.node.membership.authority().unwrap();
     let role = Role::Client {
         stanzas: vec![stanza()],
     };
@@ -187,7 +191,10 @@ async fn a_connection_ends_with_its_certificate() {
     assert!(now_unix() >= short.expires_at());
     let peer = pgmesh_transport::Peer::Member(Arc::new(short.member().clone()));
     let csr = short.renewal_csr_der().unwrap();
-    let refused = site.node.core.check_worth(&peer, &RenewCertificate { csr }.into());
+    let refused = site
+        .node
+        .membership
+        .check_worth(&peer, &RenewCertificate { csr }.into());
     let refused = refused.unwrap_err();
     assert!(refused.again, "this node's clock may be wrong");
     assert!(!refused.remedy.unwrap().contains("join"));
@@ -265,7 +272,12 @@ async fn a_token_with_force_needs_the_name_that_it_may_replace() {
         expires: 60,
         addresses: vec![],
     };
-    let refused = site.node.invite("test", [9; 32], nameless).await.unwrap_err();
+    let refused = site
+        .node
+        .membership
+        .invite("test", [9; 32], nameless)
+        .await
+        .unwrap_err();
     assert_eq!(refused.code, ExitCode::OptionRequired);
     let token = invite(&site, "client", Some("db1")).await;
     let refused = join_by(&site, &token, "db2").await.unwrap_err();
@@ -288,7 +300,7 @@ async fn a_key_that_no_node_has_seen_is_shut_out_by_its_name() {
     let new = join(&site, "client", "db1").await;
     site.connect_as(&new).await.ask(&Hello, None).await.unwrap();
     let peer = pgmesh_transport::Peer::Member(Arc::new(old.member().clone()));
-    let refused = site.node.core.check_worth(&peer, &Hello.into()).unwrap_err();
+    let refused = site.node.membership.check_worth(&peer, &Hello.into()).unwrap_err();
     assert_eq!(refused.code, ExitCode::Crypto);
     // A node's administrator has no row either, and goes with its node.
     revoke(&site, site.node.core.name.as_str()).await;
@@ -318,7 +330,7 @@ async fn joins_with_invented_tokens_move_nothing() {
         assert_eq!(refused.code, ExitCode::Crypto);
     }
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-    let (joins, now) = (&site.node.failed_joins, site.node.running.now());
+    let (joins, now) = (&site.node.membership.failed_joins, site.node.running.now());
     assert!(
         !joins.may_ask(HERE, now),
         "the leader is asked for none of them any more"

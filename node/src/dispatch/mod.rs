@@ -89,7 +89,7 @@ async fn serve_stream(served: Arc<Served>, mut stream: Stream) {
     let name = request.name();
     let _serving = served.node.backups.serving(served.number);
     let allowed = authorize(&served.peer, &request)
-        .and_then(|()| served.node.core.check_worth(&served.peer, &request))
+        .and_then(|()| served.node.membership.check_worth(&served.peer, &request))
         .and_then(|()| bounds::check(&request))
         .and_then(|()| served.check_draining(&request))
         .and_then(|()| served.node.check_past(&request));
@@ -119,7 +119,7 @@ impl Served {
                     mesh_id: node.mesh_id().to_owned(),
                     suite: node.suite(),
                     node: node.name.to_string(),
-                    nodes: node.addresses(),
+                    nodes: node.membership.addresses(),
                 };
                 reply(stream, Ok(facts)).await
             }
@@ -282,6 +282,10 @@ impl Served {
             Request::AcceptLoss(AcceptLoss { position }) => {
                 logged(stream, "catalog-accept-loss", node.accept_loss(actor, position).await).await
             }
+            Request::GetRetained(ask) => reply(stream, node.retained(ask).await).await,
+            Request::ExpireBackups(expire) => logged(stream, "expire", node.expire_backups(actor, expire).await).await,
+            Request::ExpireWal(expire) => logged(stream, "expire of WAL", node.expire_wal(actor, expire).await).await,
+            Request::HoldBackup(hold) => logged(stream, "hold", node.hold_backup(actor, hold).await).await,
             Request::Annotate(annotate) => reply(stream, node.annotate(actor, annotate).await).await,
             Request::ListRepository(list) => reply(stream, node.list_repository(list, self.peer.is_node()).await).await,
             Request::ReadRepository(read) => {
@@ -293,7 +297,7 @@ impl Served {
             }
             Request::Invite(invite) => {
                 let invited = match self.member() {
-                    Ok(member) => node.invite(actor, member.key.0, invite).await,
+                    Ok(member) => node.membership.invite(actor, member.key.0, invite).await,
                     Err(failure) => Err(failure),
                 };
                 reply(stream, invited).await
@@ -355,7 +359,7 @@ impl Served {
     fn check_draining(&self, request: &Request) -> Result<(), Failure> {
         let role = self.peer.member().map(|member| &member.role);
         let is_client = matches!(role, Some(Role::Client { .. } | Role::Restore { .. }));
-        if !is_client || matches!(request, Request::Hello(_)) || !self.node.is_draining() {
+        if !is_client || matches!(request, Request::Hello(_)) || !self.node.membership.is_draining() {
             return Ok(());
         }
         Err(Failure::new(

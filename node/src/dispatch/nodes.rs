@@ -16,22 +16,27 @@ impl Served {
         match request {
             Request::Renew(renew) => {
                 let renewed = match self.member() {
-                    Ok(member) => node.renew(member, &renew).await,
+                    Ok(member) => node.membership.renew(member, &renew).await,
                     Err(failure) => Err(failure),
                 };
                 logged(stream, "certificate renewal", renewed).await
             }
-            Request::ListCertificates(list) => reply(stream, node.list_certificates(list).await).await,
+            Request::ListCertificates(list) => reply(stream, node.membership.list_certificates(list).await).await,
             Request::RevokeCertificates(revoke) => {
                 let revoked = match self.member() {
-                    Ok(member) => node.revoke_certificates(member, revoke).await,
+                    Ok(member) => node.membership.revoke_certificates(member, revoke).await,
                     Err(failure) => Err(failure),
                 };
                 logged(stream, "client revoke", revoked).await
             }
-            Request::ListNodes(_) => reply(stream, node.list_nodes()).await,
+            Request::ListNodes(_) => reply(stream, node.membership.list_nodes()).await,
             Request::ChangeNode(ChangeNode { name, change }) => {
-                logged(stream, "node change", node.change_node(actor, &name, change).await).await
+                logged(
+                    stream,
+                    "node change",
+                    node.membership.change_node(actor, &name, change).await,
+                )
+                .await
             }
             Request::Status(_) => reply(stream, node.mesh_status().await).await,
             Request::SyncRepository(SyncRepository { repo }) => {
@@ -57,7 +62,7 @@ impl Served {
             place: self.place.as_deref(),
         };
         let name = join.name.clone();
-        let joined = self.node.join(join, &comer).await;
+        let joined = self.node.membership.join(join, &comer).await;
         if let (Err(_), Some(place)) = (&joined, &self.place) {
             place.is_refused();
         }
@@ -89,19 +94,19 @@ impl Served {
                 }
             }
             Request::Announce(announce) => {
-                let heard = self.member().and_then(|member| node.hear(member, &announce));
+                let heard = self.member().and_then(|member| node.membership.hear(member, &announce));
                 logged(stream, "announcement", heard).await
             }
             Request::Authority(_) => logged(stream, "authority", node.hand_over_authority()).await,
             Request::BeginAnew(begin) => {
                 let number = match self.member() {
-                    Ok(member) => node.renumber(member, begin).await,
+                    Ok(member) => node.membership.renumber(member, begin).await,
                     Err(failure) => Err(failure),
                 };
                 logged(stream, "new beginning", number).await
             }
             Request::Vouch(vouch) => reply(stream, Ok(node.vouch(&vouch))).await,
-            Request::MayLeave(MayLeave { node_id }) => reply(stream, node.may_leave(node_id).await).await,
+            Request::MayLeave(MayLeave { node_id }) => reply(stream, node.membership.may_leave(node_id).await).await,
             Request::NodeStatus(_) => reply(stream, Ok(node.node_status())).await,
             Request::StoreObject(store) => {
                 // As it came, and encrypted once for each repository.

@@ -99,8 +99,8 @@ impl Janitor {
                         found.is_complete = false;
                         break;
                     };
-                    if backup.manifest.replicas.is_empty() {
-                        // It is lost itself, and named as such.
+                    if backup.holders().next().is_none() {
+                        // It is lost itself, and named as such, or has expired.
                         continue;
                     }
                     match self.needs_any(&view, &stanza, &label, &chunks).await {

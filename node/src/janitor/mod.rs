@@ -2,7 +2,8 @@
 //! reference, looks for objects that the catalog does not know, fills new repositories and reports lost objects.
 //!
 //! - `repair` and `repair_parts` pay debts; `repair_lease` decides which and when, `pace` limits how fast.
-//! - `sweep` finds chunks without a reference, `orphans` finds unknown objects, `garbage` deletes.
+//! - `release` withdraws the chunks that only expired backups needed, `sweep` finds chunks that no backup uses,
+//!   `orphans` finds unknown objects, `garbage` deletes.
 //! - `backfilling` owes a new repository the objects that are known already; `stock` compares repositories with the
 //!   catalog after an era has begun.
 //! - `lost` reports objects that no node can repair, and the backups that need them.
@@ -12,6 +13,7 @@ pub(crate) mod garbage;
 mod lost;
 mod orphans;
 mod pace;
+mod release;
 pub(crate) mod repair;
 mod repair_lease;
 mod repair_parts;
@@ -26,6 +28,7 @@ use lost::LostSearch;
 use pace::Pace;
 use std::ops::Deref;
 use std::sync::Arc;
+pub(crate) use sweep::Part;
 
 /// Keeps the repositories in order.
 pub struct Janitor {

@@ -1,33 +1,32 @@
-//! Finding chunks that no backup refers to, and condemning them.
+//! Finding chunks that no backup uses, and condemning them.
 //!
-//! A sweep reads all manifests, marks the chunks that they name, and condemns the others. Marks are 64-bit prefixes of
-//! digests, kept for one part of the digest space at a time, so that memory is bounded whatever the number of chunks
-//! (invariant 11). If two digests have one prefix, a chunk is kept that could go, which is harmless.
+//! A sweep walks over all chunks of the catalog and condemns those of which no stanza has a use that a repository keeps
+//! a backup of: chunks of backups that were given up, and of deleted stanzas. Chunks that only expired backups needed
+//! are found in another way, in proportion to their number (`release`). No manifest is read. Chunks are looked at for
+//! one part of the digest space at a time, so that memory is bounded whatever their number (invariant 11).
 //!
-//! A running backup has chunks that no manifest names yet. The sweep leaves a chunk alone if it was added (by log
-//! position) since the oldest running backup began, and comes again when that backup has ended. A running backup may
-//! also rest on older chunks, such as the chunks of a backup that was killed. If these are condemned, the commit of the
-//! running backup takes them back ([`Command::Reprieve`]): while its session is open no node deletes them. So a sweep
-//! never waits for a backup, and comes to its end on a mesh where some backup runs at every moment.
+//! A running backup has chunks that no use shows yet. The sweep leaves a chunk alone if it was added (by log position)
+//! since the oldest running backup began, and comes again when that backup has ended. A running backup may also rest on
+//! older chunks, such as the chunks of a backup that was killed. If these are condemned, the commit of the running
+//! backup takes them back ([`Command::Reprieve`]): while its session is open no node deletes them. So a sweep never
+//! waits for a backup, and comes to its end on a mesh where some backup runs at every moment.
 //!
-//! A backup may be committed after the sweep looked for its manifest. So an unmarked chunk is *suspected* first: from
-//! then on a backup that names the chunk says so before its commit ([`Command::Reprieve`]). Then the sweep reads the
-//! manifests that have come since its first look, and condemns the chunks that are still suspected (invariants 4 and
-//! 5).
+//! A backup may be committed after the sweep looked at its chunks. So the catalog judges each chunk once more by its
+//! uses when it is condemned, and a chunk is *suspected* first: from then on a backup that names the chunk says so before
+//! its commit ([`Command::Reprieve`], invariants 4 and 5).
 
 use crate::janitor::Janitor;
 use crate::replies::unexpected;
 use pgmesh_protocol::Failure;
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::{Command, LogIndex, Reply, SessionId, View};
-use pgmesh_storage::{BackupLabel, Digest, StanzaName};
-use std::collections::HashSet;
+use pgmesh_storage::{Digest, RepoKey};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Marks kept at once: 64 MiB and a table's slack.
-const MARKS: u64 = 4 << 20;
+/// Chunks looked at at once: their digests take 64 MiB.
+const CHUNKS: u64 = 2 << 20;
 /// Chunks condemned in one command.
 const BATCH: usize = 1024;
 /// How often a node looks whether a sweep is due: whether it leads, whether a backup has left the catalog, or has
@@ -152,15 +151,19 @@ impl Janitor {
             return Ok(Swept::PutOff);
         }
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
+        if view.release_held_by()?.is_some() {
+            // Uses are not all known.
+            return Ok(Swept::PutOff);
+        }
         let mut chunks = 0u64;
         for row in view.all_chunks(None) {
             row?;
             chunks += 1;
         }
-        let parts = chunks.div_ceil(MARKS).clamp(1, 256);
+        let parts = chunks.div_ceil(CHUNKS).clamp(1, 256);
         let (mut all, mut held) = (0, None);
         for number in 0..parts {
-            match self.sweep_part(Part { number, of: parts }).await? {
+            match self.sweep_part(Part::new(number, parts)).await? {
                 Swept::Done { condemned, held_by } => {
                     all += condemned;
                     held = held.max(held_by);
@@ -176,39 +179,19 @@ impl Janitor {
 
     async fn sweep_part(&self, part: Part) -> Result<Swept, Failure> {
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
-        // Chunks first, marks second: a chunk that is committed in between is in neither list.
         let candidates = candidates(&view.snapshot(), &part)?;
-        let mut marking = Marking {
-            unmarked: candidates.chunks,
-            marked: HashSet::new(),
-            part,
-        };
-        self.mark(&view, &mut marking).await?;
         Ok(Swept::Done {
-            condemned: self.condemn(marking).await?,
+            condemned: self.condemn(&candidates.chunks).await?,
             held_by: candidates.held_by,
         })
     }
 
-    /// Condemns the chunks that are not marked.
-    async fn condemn(&self, mut marking: Marking) -> Result<u64, Failure> {
-        // In the order of the digests, which the second look keeps.
-        let mut batches = Vec::new();
-        for chunks in marking.unmarked.chunks(BATCH) {
-            let since = self.suspect(chunks.to_vec()).await?;
-            batches.extend(chunks.last().map(|last| (*last, since)));
-        }
-        // Backups that were committed since the first look. A backup that is committed later takes back the chunks it
-        // names.
-        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
-        self.mark(&view, &mut marking).await?;
-        let mut left = marking.unmarked.into_iter().peekable();
+    /// Condemns the chunks of which the catalog knows no use.
+    async fn condemn(&self, chunks: &[Digest]) -> Result<u64, Failure> {
         let mut condemned = 0;
-        for (last, suspected) in batches {
-            let chunks: Vec<Digest> = std::iter::from_fn(|| left.next_if(|chunk| *chunk <= last)).collect();
-            if chunks.is_empty() {
-                continue;
-            }
+        for chunks in chunks.chunks(BATCH) {
+            let suspected = self.suspect(chunks.to_vec()).await?;
+            let chunks = chunks.to_vec();
             let command = Command::Condemn { chunks, suspected };
             if let Reply::Condemned { chunks } = self.catalog.propose(self.actor(), command).await? {
                 condemned += u64::from(chunks);
@@ -218,7 +201,7 @@ impl Janitor {
         Ok(condemned)
     }
 
-    /// Says that no manifest seems to name these. Since when they are suspected.
+    /// Says that no backup seems to use these. Since when they are suspected.
     async fn suspect(&self, chunks: Vec<Digest>) -> Result<LogIndex, Failure> {
         let reply = self.catalog.propose(self.actor(), Command::Suspect { chunks }).await?;
         self.let_commits_through().await;
@@ -239,39 +222,6 @@ impl Janitor {
             tokio::time::sleep(GAP).await;
         }
     }
-
-    /// Marks the chunks that the backups of all stanzas name; manifests that were read before are passed over.
-    async fn mark(&self, view: &View, marking: &mut Marking) -> Result<(), Failure> {
-        let mut backups: Vec<(StanzaName, BackupLabel, Digest)> = Vec::new();
-        for row in view.stanzas(None) {
-            let (stanza, record) = row?;
-            if record.deleting {
-                continue;
-            }
-            for row in view.backups(&stanza, None) {
-                let (label, record) = row?;
-                backups.push((stanza.clone(), label, record.manifest.digest));
-            }
-        }
-        let mut marks = HashSet::new();
-        for (stanza, label, manifest) in backups {
-            if marking.marked.contains(&manifest) {
-                continue;
-            }
-            // A backup that was removed meanwhile needs no marks; a backup that cannot be read stops the sweep.
-            if let Some(root) = self.reads.manifest_root(view, &stanza, &label).await? {
-                for manifest_part in &root.parts {
-                    mark(&mut marks, &marking.part, &manifest_part.digest);
-                    for digest in self.reads.chunks_of_part(view, manifest_part.digest).await? {
-                        mark(&mut marks, &marking.part, &digest);
-                    }
-                }
-            }
-            marking.marked.insert(manifest);
-        }
-        marking.unmarked.retain(|digest| !marks.contains(&prefix(digest)));
-        Ok(())
-    }
 }
 
 #[derive(Debug)]
@@ -287,15 +237,6 @@ enum Swept {
     PutOff,
 }
 
-/// Where a sweep of one part is.
-struct Marking {
-    part: Part,
-    /// The manifests that were read, by their digests. Manifests of other backups may come under the same labels.
-    marked: HashSet<Digest>,
-    /// Chunks that none of these names, in order.
-    unmarked: Vec<Digest>,
-}
-
 /// One part of the digest space.
 pub(crate) struct Part {
     number: u64,
@@ -307,7 +248,13 @@ impl Part {
     #[cfg(test)]
     pub(crate) const ALL: Self = Self { number: 0, of: 1 };
 
-    fn has(&self, digest: &Digest) -> bool {
+    /// The part of this number, of so many, at most 256.
+    pub(crate) fn new(number: u64, of: u64) -> Self {
+        Self { number, of }
+    }
+
+    /// Whether a digest is in it.
+    pub(crate) fn has(&self, digest: &Digest) -> bool {
         u64::from(digest.as_bytes()[0]) * self.of / 256 == self.number
     }
 }
@@ -319,17 +266,19 @@ pub(crate) struct Candidates {
     held_by: Option<SessionId>,
 }
 
-/// The chunks of a part that are known and not condemned, without those a running backup may have added. The view must
-/// be a snapshot: each chunk's position is compared with the session of the oldest running backup.
+/// The chunks of a part that are known, not condemned and not in use, without those a running backup may have added. The
+/// view must be a snapshot: each chunk's position is compared with the session of the oldest running backup.
 pub(crate) fn candidates<B: Base>(view: &View<B>, part: &Part) -> Result<Candidates, Failure> {
     let running = view.oldest_backup()?;
+    let all: Vec<RepoKey> = view.repositories()?.into_iter().map(|(repo, _)| repo).collect();
+    let mut judge = view.judge();
     let mut known = Candidates {
         chunks: Vec::new(),
         held_by: None,
     };
     for row in view.all_chunks(None) {
         let (digest, record) = row?;
-        if record.condemned.is_some() || !part.has(&digest) {
+        if record.condemned.is_some() || !part.has(&digest) || judge.is_needed(&digest, &all)? {
             continue;
         }
         match running.filter(|session| record.added > session.0) {
@@ -338,17 +287,6 @@ pub(crate) fn candidates<B: Base>(view: &View<B>, part: &Part) -> Result<Candida
         }
     }
     Ok(known)
-}
-
-fn mark(marks: &mut HashSet<u64>, part: &Part, digest: &Digest) {
-    if part.has(digest) {
-        marks.insert(prefix(digest));
-    }
-}
-
-fn prefix(digest: &Digest) -> u64 {
-    let [a, b, c, d, e, f, g, h, ..] = *digest.as_bytes();
-    u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
 #[cfg(test)]
@@ -366,9 +304,7 @@ mod tests {
         for of in [1, 2, 3, 7, 256] {
             for seed in 0u32..500 {
                 let digest = DigestSuite::Blake3.digest(&seed.to_le_bytes());
-                let parts = (0..of)
-                    .filter(|number| Part { number: *number, of }.has(&digest))
-                    .count();
+                let parts = (0..of).filter(|number| Part::new(*number, of).has(&digest)).count();
                 assert_eq!(parts, 1, "{of} parts, {digest}");
             }
         }
@@ -386,7 +322,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_backup_that_is_committed_while_the_sweep_marks_does_not_end_it() {
+    async fn a_backup_that_is_committed_during_the_sweep_keeps_its_chunks() {
         let site = TestNode::start(SessionTimes::default()).await;
         let client = site.connect().await;
         site.create_stanza(&client).await;
@@ -401,16 +337,10 @@ mod tests {
             .await;
 
         let view = site.node.catalog.view_linearizable().await.unwrap();
-        let part = Part { number: 0, of: 1 };
-        let mut marking = Marking {
-            unmarked: candidates(&view, &part).unwrap().chunks,
-            marked: HashSet::new(),
-            part,
-        };
-        site.node.janitor.mark(&view, &mut marking).await.unwrap();
-        assert_eq!(marking.unmarked.len(), 2);
+        let found = candidates(&view, &Part::ALL).unwrap().chunks;
+        assert_eq!(found.len(), 2);
         assert_eq!(back_up(&client, "20260103-000000F", &[3; 900]).await, named);
-        assert_eq!(site.node.janitor.condemn(marking).await.unwrap(), 1);
+        assert_eq!(site.node.janitor.condemn(&found).await.unwrap(), 1);
         let chunks = site.node.catalog.view().chunks(&[kept, left, named]).unwrap();
         let is_there: Vec<bool> = chunks.iter().map(Option::is_some).collect();
         assert_eq!(is_there, [true, false, true]);
@@ -495,7 +425,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn the_leader_sweeps_whoever_has_removed_a_backup() {
+    async fn the_leader_releases_whoever_has_removed_a_backup() {
         let site = TestNode::start(SessionTimes::default()).await;
         let client = site.connect().await;
         site.create_stanza(&client).await;

@@ -1,6 +1,6 @@
 //! The actors of a mesh. Each works like its service, by the same decisions.
 
-use super::node::{NodeTables, SimNode, Unsaid};
+use super::node::{SimNode, Unsaid};
 use super::random::Random;
 use super::world::{
     CHUNKS, Row, claimed, create_stanza, digest, info, new_chunk, push, segment_digest, segment_name, segment_object,
@@ -12,13 +12,15 @@ use crate::janitor::sweep::{Part, candidates};
 use crate::refs;
 use crate::services::{Again, Checked, LookedUp, Whole, chunk_targets, look_again, missing};
 use pgmesh_postgres::{Lsn, SystemId, TimelineId};
-use pgmesh_raft::command::{CommitBackup, DiscardOrphans, NewReplica, NoteOrphans};
+use pgmesh_raft::command::{
+    CommitBackup, DiscardOrphans, DropUses, ExpireBackups, NewReplica, NoteOrphans, NoteUses, Release,
+};
 use pgmesh_raft::{
     BackupRecord, Claim, Command, GarbageKey, LogIndex, ObjectRef, Orphan, OrphanTally, Refusal, Reply, SessionId,
-    SessionKind, StoredObject, View,
+    SessionKind, StoredObject,
 };
 use pgmesh_storage::{BackupLabel, DbId, Digest, Generation, RepoKey};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::pin::Pin;
 
 /// How often a service tries again when the catalog has moved.
@@ -37,7 +39,7 @@ pub(super) fn begin_quiet(node: SimNode, random: &mut Random) -> Pin<Box<dyn Fut
 
 pub(super) fn begin(node: SimNode, random: &mut Random) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     let ack = 1 + random.below(2);
-    match random.below(23) {
+    match random.below(28) {
         0..5 => {
             let mask = 1 + random.below((1 << CHUNKS) - 1);
             let wanted = (0..CHUNKS).filter(|bit| mask >> bit & 1 == 1).map(digest).collect();
@@ -49,6 +51,8 @@ pub(super) fn begin(node: SimNode, random: &mut Random) -> Pin<Box<dyn Future<Ou
         15..18 => Box::pin(repair(node, random.below(3), random.below(64))),
         18 => Box::pin(ask_for_kept(node)),
         19..22 => Box::pin(find_orphans(node, 1 + random.below(3), random.below(64))),
+        22..24 => Box::pin(expire(node, random.below(3), random.below(64))),
+        24..27 => Box::pin(release(node)),
         _ if random.one_in(3) => Box::pin(delete_stanza(node)),
         _ => Box::pin(create(node)),
     }
@@ -163,6 +167,7 @@ async fn commit(node: &SimNode, session: SessionId, label: &BackupLabel, wanted:
     let content = digest(250);
     let mut before: Option<Whole> = None;
     let mut written = None;
+    let mut is_noted = false;
     for _ in 0..TRIES {
         let view = node.view_linearizable().await;
         let again = match before.take() {
@@ -197,6 +202,14 @@ async fn commit(node: &SimNode, session: SessionId, label: &BackupLabel, wanted:
                 }
             }
         };
+        if !is_noted {
+            if !note_uses(node, session, label, wanted).await {
+                return;
+            }
+            is_noted = true;
+            before = Some(whole);
+            continue;
+        }
         let (durable, late) = match written.take() {
             Some(written) => written,
             None => {
@@ -226,6 +239,90 @@ async fn commit(node: &SimNode, session: SessionId, label: &BackupLabel, wanted:
     }
 }
 
+/// Notes the uses that a backup begins and ends; says whether it could.
+async fn note_uses(node: &SimNode, session: SessionId, label: &BackupLabel, wanted: &[Digest]) -> bool {
+    let stage = Command::StageUses {
+        stanza: stanza(),
+        session,
+        label: label.clone(),
+    };
+    if node.ask(stage).await.is_err() {
+        return false;
+    }
+    let view = node.view_linearizable().await;
+    let are_open = |digests: &[Digest]| view.are_open(&stanza(), digests).unwrap();
+    let open = are_open(wanted);
+    let named = std::iter::zip(wanted, open);
+    let (carried, born): (Vec<_>, Vec<_>) = named.partition(|(_, is_open)| *is_open);
+    let digests = |of: Vec<(&Digest, bool)>| of.into_iter().map(|(digest, _)| *digest).collect();
+    let all: Vec<Digest> = (0..CHUNKS).map(digest).collect();
+    let died = std::iter::zip(&all, are_open(&all)).filter(|(digest, is_open)| *is_open && !wanted.contains(digest));
+    let note = NoteUses {
+        session: Some(session),
+        stanza: stanza(),
+        label: label.clone(),
+        born: digests(born),
+        carried: digests(carried),
+        died: died.map(|(digest, _)| *digest).collect(),
+    };
+    node.pause().await;
+    node.ask(Command::NoteUses(Box::new(note))).await.is_ok()
+}
+
+/// One repository keeps one backup no more.
+async fn expire(node: SimNode, repo: usize, which: usize) {
+    let repo = super::world::repo(1 + u16::try_from(repo).unwrap());
+    let view = node.view_linearizable().await;
+    let stanza_name = stanza();
+    let kept = view.backups(&stanza_name, None).map(Result::unwrap);
+    let kept: Vec<_> = kept.filter(|(_, record)| record.is_kept_in(repo)).collect();
+    if kept.is_empty() {
+        return;
+    }
+    let expire = ExpireBackups {
+        stanza: stanza(),
+        repo,
+        labels: vec![kept[which % kept.len()].0.clone()],
+        why: "model".to_owned(),
+    };
+    let _ = node.ask(Command::ExpireBackups(Box::new(expire))).await;
+}
+
+/// Releases what an expired backup alone needed, with any chunks: the catalog judges each.
+async fn release(node: SimNode) {
+    if !node.world.lock().members[node.number].leads {
+        return;
+    }
+    let view = node.view_linearizable().await;
+    let abandoned: Vec<_> = view.abandoned().map(|row| row.unwrap().0).collect();
+    for (stanza, label) in abandoned {
+        let chunks = view.uses_at(&stanza, &label, None).map(|row| row.unwrap().0);
+        let given = DropUses {
+            chunks: chunks.collect(),
+            stanza,
+            label,
+            is_last: true,
+        };
+        let _ = node.ask(Command::DropUses(Box::new(given))).await;
+    }
+    let jobs: Vec<_> = view.releases().map(|row| row.unwrap().0).collect();
+    for (repo, stanza, label) in jobs {
+        let release = |manifest| {
+            Command::Release(Box::new(Release {
+                repo,
+                stanza: stanza.clone(),
+                label: label.clone(),
+                manifest,
+                chunks: (0..CHUNKS).map(digest).filter(|_| !manifest).collect(),
+            }))
+        };
+        let is_through = |outcome: Result<Reply, Unsaid>| matches!(outcome, Ok(Reply::Released { waiting: 0, .. }));
+        if is_through(node.ask(release(true)).await) && is_through(node.ask(release(false)).await) {
+            let _ = node.ask(Command::EndRelease { repo, stanza, label }).await;
+        }
+    }
+}
+
 fn backup_record(manifest: StoredObject) -> BackupRecord {
     BackupRecord {
         db: DbId(1),
@@ -247,6 +344,8 @@ fn backup_record(manifest: StoredObject) -> BackupRecord {
         prior: None,
         manifest,
         program: "0.1.0".to_owned(),
+        expired: pgmesh_raft::ExpiredIn::new(),
+        hold: None,
     }
 }
 
@@ -288,10 +387,8 @@ async fn sweep(node: SimNode) {
         return;
     }
     let view = node.view_linearizable().await;
-    let mut chunks = candidates(&view.snapshot(), &Part::ALL).unwrap().chunks;
+    let chunks = candidates(&view.snapshot(), &Part::ALL).unwrap().chunks;
     node.pause().await;
-    let mut read = BTreeSet::new();
-    mark(&node, &view, &mut read, &mut chunks).await;
     if chunks.is_empty() {
         return;
     }
@@ -299,19 +396,7 @@ async fn sweep(node: SimNode) {
     let Ok(Reply::Suspected { since: suspected }) = node.ask(suspect).await else {
         return;
     };
-    let view = node.view_linearizable().await;
-    mark(&node, &view, &mut read, &mut chunks).await;
     let _ = node.ask(Command::Condemn { chunks, suspected }).await;
-}
-
-/// Takes chunks that a manifest names out of `chunks`. Manifests in `read` are not read again.
-async fn mark(node: &SimNode, view: &View<NodeTables>, read: &mut BTreeSet<BackupLabel>, chunks: &mut Vec<Digest>) {
-    let backups: Vec<_> = view.backups(&stanza(), None).map(|row| row.unwrap().0).collect();
-    for label in backups.into_iter().filter(|label| read.insert(label.clone())) {
-        node.pause().await;
-        let marks = node.world.lock().manifests[&label].clone();
-        chunks.retain(|digest| !marks.contains(digest));
-    }
 }
 
 async fn collection(node: SimNode) {

@@ -1,8 +1,8 @@
 //! Join tokens and certificates.
 
-use crate::Node;
 use crate::certificates::granted_role;
 use crate::init::CERTIFICATE_VALIDITY;
+use crate::membership::Membership;
 use crate::replies::unexpected;
 use crate::services::joining::Comer;
 use pgmesh_protocol::failure::chain;
@@ -22,7 +22,7 @@ const TOKEN_ADDRESSES: usize = 5;
 /// The longest that a token may be good.
 const LONGEST_EXPIRY: u64 = 30 * 24 * 3600;
 
-impl Node {
+impl Membership {
     /// Makes a join token for the administrator who has the key with this SHA-256; its secret is nowhere kept
     /// (invariant 9).
     pub async fn invite(&self, actor: &str, maker: [u8; 32], invite: CreateInvite) -> Result<Invite, Failure> {
@@ -302,13 +302,13 @@ mod tests {
             expires: 60,
             addresses: vec![],
         };
-        let invite = site.node.invite("test", [9; 32], invite).await.unwrap();
+        let invite = site.node.membership.invite("test", [9; 32], invite).await.unwrap();
         invite.token.parse().unwrap()
     }
 
     async fn redeem(site: &TestNode, join: JoinRequest) -> Result<JoinAccepted, Failure> {
         let address = std::net::Ipv4Addr::LOCALHOST.into();
-        site.node.join(join, &Comer { address, place: None }).await
+        site.node.membership.join(join, &Comer { address, place: None }).await
     }
 
     fn request(token: &JoinToken, name: &str, is_node: bool) -> JoinRequest {

@@ -15,8 +15,8 @@ use pgmesh_protocol::{
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::command::{self, NewChunk};
 use pgmesh_raft::{
-    BackupRecord, CatalogError, ChunkState, Command, CondemnedChunk, LogIndex, ObjectRef, Refusal, SessionId,
-    SessionKind, StanzaRecord, StoredObject, View,
+    BackupRecord, CatalogError, ChunkState, Command, CondemnedChunk, ExpiredIn, LogIndex, ObjectRef, Refusal,
+    SessionId, SessionKind, StanzaRecord, StoredObject, View,
 };
 use pgmesh_runtime::{random, tasks};
 use pgmesh_storage::{
@@ -190,6 +190,7 @@ impl Backups {
         let mut patience = Patience::begin();
         let mut looks = 0_u32;
         let mut before: Option<Whole> = None;
+        let mut is_noted = false;
         // Between the last look and the command lies nothing else: a manifest that was written is not written again.
         let mut written = None;
         loop {
@@ -232,6 +233,14 @@ impl Backups {
                     }
                 },
             };
+            if !is_noted {
+                self.note_uses(actor, session, (&commit.stanza, &commit.label), &root)
+                    .await?;
+                is_noted = true;
+                // Nothing of the stanza expires from here on; what went before is found by another look.
+                before = Some(whole);
+                continue;
+            }
             let object = ObjectRef::Manifest {
                 stanza: commit.stanza.clone(),
                 label: commit.label.clone(),
@@ -511,6 +520,8 @@ pub(crate) fn backup_record(
         prior: root.prior.clone(),
         manifest,
         program: root.pgmesh_version.clone(),
+        expired: ExpiredIn::new(),
+        hold: None,
     }
 }
 

@@ -85,7 +85,9 @@ fn prior<B: Base>(
 fn offer<B: Base>(view: &View<B>, ask: &ChooseBackup, chooser: &mut Chooser<'_>) -> Result<(), ReadError> {
     let info = |label, backup: &BackupRecord| {
         let info = backup_info(label, backup, &[]);
-        let is_there = ask.repo.is_none_or(|repo| info.repositories.contains(&repo));
+        // No restore begins from a backup that has expired in all repositories.
+        let is_kept = !info.repositories.is_empty() || backup.expired.is_empty();
+        let is_there = is_kept && ask.repo.is_none_or(|repo| info.repositories.contains(&repo));
         is_there.then_some(info)
     };
     let mut is_enough = false;
@@ -226,6 +228,8 @@ mod tests {
                 replicas: vec![replica],
             },
             program: String::new(),
+            expired: pgmesh_raft::ExpiredIn::new(),
+            hold: None,
         }
     }
 

@@ -39,6 +39,9 @@ impl Archive {
             return Err(no_such_database(&get));
         }
         let Some((object, known)) = find_file(&view, &get.stanza, &databases, file)? else {
+            if let Some(database) = expired_in(&view, &get.stanza, &databases, file)? {
+                return Err(expired(&file, database));
+            }
             for database in databases {
                 if let Some(hole) = hole(&view, &get.stanza, &stanza, database, file)? {
                     return Ok(Got::Said(SegmentReply::Hole(hole)));
@@ -204,6 +207,38 @@ fn hole(
     let later = view.segment_after(name, database.id, segment)?;
     let descents = descents_of(stanza, database.id);
     Ok(WalHole::judge(segment, database.segment_size, later, descents))
+}
+
+/// The first of these databases in whose archive a segment, or later WAL of its timeline, has expired.
+fn expired_in<'d>(
+    view: &View,
+    stanza: &StanzaName,
+    databases: &[&'d Database],
+    file: WalFileName,
+) -> Result<Option<&'d Database>, Failure> {
+    let WalFileName::Segment(segment) = file else {
+        return Ok(None);
+    };
+    for database in databases {
+        let upto = view.expired_upto(stanza, database.id, segment.timeline)?;
+        if upto.is_some_and(|upto| segment <= upto) {
+            return Ok(Some(database));
+        }
+    }
+    Ok(None)
+}
+
+/// Invariant 7: it was archived, so "not found" would be a lie, and would end a recovery early.
+fn expired(file: &WalFileName, database: &Database) -> Failure {
+    Failure::new(
+        ExitCode::FileMissing,
+        format!(
+            "{file} of archive {} was archived once and has expired in all repositories",
+            database.archive_id()
+        ),
+    )
+    .because("no backup that is kept needs it by the rules of retention")
+    .remedy("recover from a later backup ('pgmesh info' lists them), or to a target before it")
 }
 
 /// Invariant 7: it was archived, so "not found" would be a lie, and would end a recovery early.

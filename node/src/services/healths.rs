@@ -45,7 +45,7 @@ impl Node {
 
     /// The accounts of all nodes that answer soon.
     pub(super) async fn glance(&self) -> Vec<NodeStatus> {
-        let nodes = self.list_nodes().unwrap_or_default();
+        let nodes = self.membership.list_nodes().unwrap_or_default();
         let accounts = nodes.iter().map(|node| self.account_of(&node.name, GLANCE_LIMIT));
         join_all(accounts).await.into_iter().flatten().collect()
     }

@@ -6,7 +6,7 @@ use crate::services::healths::stuck_of;
 use pgmesh_postgres::WalFileName;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{
-    ArchiveInfo, ArchiveStatus, BackupInfo, DatabaseInfo, DebtInfo, ExitCode, Failure, GetInfo, HealthInfo,
+    ArchiveInfo, ArchiveStatus, BackupInfo, DatabaseInfo, DebtInfo, ExitCode, Failure, GetInfo, HealthInfo, HoldInfo,
     HolesReport, InfoCursor, KeptInfo, LostReport, MESSAGE_LIMIT, MeshInfo, RepositoryInfo, SegmentPresence,
     StanzaInfo, WorkerAlarm, now_unix,
 };
@@ -256,6 +256,9 @@ impl Page {
                 break;
             };
             let (label, backup) = row?;
+            if !registered.iter().any(|repo| backup.is_kept_in(*repo)) {
+                continue;
+            }
             let backup = backup_info(label.clone(), &backup, registered);
             self.bytes += wire::encode(&backup).len();
             info.backups.push(backup);
@@ -307,8 +310,19 @@ fn stanza_info<B: Base>(view: &View<B>, name: &StanzaName, record: &StanzaRecord
     })
 }
 
+/// The hold on a backup.
+pub(super) fn hold_info(record: &BackupRecord) -> Option<HoldInfo> {
+    let hold = record.hold.as_ref().filter(|hold| hold.holds(now_unix()))?;
+    Some(HoldInfo {
+        since: hold.since,
+        until: hold.until,
+        by: hold.by.clone(),
+        why: hold.why.clone(),
+    })
+}
+
 pub(super) fn backup_info(label: BackupLabel, record: &BackupRecord, registered: &[RepoKey]) -> BackupInfo {
-    let repositories: Vec<_> = record.manifest.replicas.iter().map(|replica| replica.repo).collect();
+    let repositories: Vec<_> = record.holders().collect();
     BackupInfo {
         kind: label.backup_type().to_string(),
         label,
@@ -330,11 +344,11 @@ pub(super) fn backup_info(label: BackupLabel, record: &BackupRecord, registered:
             .stored_delta
             .keys()
             .copied()
-            .filter(|key| !repositories.contains(key) && registered.contains(key))
+            .filter(|key| !repositories.contains(key) && registered.contains(key) && record.is_kept_in(*key))
             .collect(),
         repositories,
         annotations: record.annotations.clone(),
         program: record.program.clone(),
-        hold: None,
+        hold: hold_info(record),
     }
 }

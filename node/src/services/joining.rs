@@ -5,9 +5,10 @@
 //! is not signed yet. Nothing enters the Raft log for a token that nobody knows, that has expired, or was used for
 //! another request.
 
-use crate::Node;
-use crate::certificates::{noted_role, revocation};
+use crate::certificates::noted_role;
+use crate::membership::Membership;
 use crate::services::admin::node_name;
+use crate::worth::revocation;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{CreateInvite, ExitCode, Failure, JoinRequest, now_unix};
 use pgmesh_raft::{CERTIFICATES, CatalogError, Redeemed, Refusal, TokenId, TokenRecord, TokenRole, View};
@@ -46,7 +47,7 @@ fn refused(refusal: Refusal) -> Failure {
     CatalogError::Refused(refusal).into()
 }
 
-impl Node {
+impl Membership {
     /// The role that an invitation is for.
     pub(super) async fn invited_role(&self, invite: &CreateInvite) -> Result<(Role, TokenRole), Failure> {
         let stanzas = invite.stanzas.clone();

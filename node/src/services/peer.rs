@@ -119,7 +119,7 @@ impl Node {
 
     /// The mesh's authority, for another node.
     pub(crate) fn hand_over_authority(&self) -> Result<AuthorityKey, Failure> {
-        let authority = self.authority()?;
+        let authority = self.membership.authority()?;
         Ok(AuthorityKey {
             certificate: authority.certificate_der().to_vec(),
             key: authority.key_pkcs8().to_vec(),

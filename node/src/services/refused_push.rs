@@ -4,6 +4,7 @@
 use crate::archive::Archive;
 use pgmesh_postgres::{Lsn, WalFileName};
 use pgmesh_protocol::{Failure, PushSegment, utc};
+use pgmesh_raft::refusal::{OtherMachine, OtherWriter};
 use pgmesh_raft::{Database, Refusal, View};
 
 impl Archive {
@@ -18,7 +19,8 @@ impl Archive {
         parting: Option<Lsn>,
     ) -> Failure {
         let (timeline, forgets) = match &refusal {
-            Refusal::OtherWriter { timeline, .. } | Refusal::OtherMachine { timeline, .. } => (*timeline, None),
+            Refusal::OtherWriter(OtherWriter { timeline, .. })
+            | Refusal::OtherMachine(OtherMachine { timeline, .. }) => (*timeline, None),
             Refusal::Duplicate { file, .. } => (file.timeline(), forgettable(*file)),
             Refusal::HistoryContradicts { other, .. } => (*other, Some(WalFileName::History(*other))),
             _ => return refusal.into(),

@@ -1,5 +1,6 @@
 //! Reading and checking everything: each object of each repository, each backup's chunks, each timeline's WAL.
 
+mod backups;
 mod parts;
 mod wal;
 
@@ -9,13 +10,9 @@ use crate::repositories::{BadReplica, OpenRepository, Slot, SlotError};
 use crate::{Node, refs};
 use futures::{StreamExt, TryStreamExt};
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{
-    ExitCode, Failure, Finding, FindingKind, HealthInfo, NAMED, VerifyEvent, VerifyRequest, VerifySummary,
-};
-use pgmesh_raft::{Claim, DebtReason, GarbageKey, ObjectRef, Refusal, Replica, SessionKind, StanzaRecord, View};
-use pgmesh_storage::{
-    BackupLabel, Digest, Generation, ObjectKind, ObjectName, ObjectPath, RepoKey, Repository, StanzaName,
-};
+use pgmesh_protocol::{ExitCode, Failure, Finding, FindingKind, HealthInfo, VerifyEvent, VerifyRequest, VerifySummary};
+use pgmesh_raft::{Claim, GarbageKey, ObjectRef, Refusal, Replica, SessionKind, StanzaRecord, View};
+use pgmesh_storage::{Digest, Generation, ObjectKind, ObjectName, ObjectPath, RepoKey, Repository, StanzaName};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -426,10 +423,14 @@ impl Verification<'_> {
     }
 
     async fn stanzas(&mut self, view: &View, slots: &[Arc<Slot>]) -> Result<(), Failure> {
+        let registered: Vec<RepoKey> = view.repositories()?.into_iter().map(|(repo, _)| repo).collect();
         for (stanza, record) in self.stanza_rows(view)? {
             self.wal(view, &stanza, &record).await?;
             for row in view.backups(&stanza, None) {
-                let (label, _) = row?;
+                let (label, backup) = row?;
+                if !registered.iter().any(|repo| backup.is_kept_in(*repo)) {
+                    continue;
+                }
                 self.summary.backups += 1;
                 self.backup(view, &stanza, &label, slots).await?;
             }
@@ -448,107 +449,6 @@ impl Verification<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Resolves one backup in each repository: its manifest, the parts, and every chunk they name.
-    async fn backup(
-        &mut self,
-        view: &View,
-        stanza: &StanzaName,
-        label: &BackupLabel,
-        slots: &[Arc<Slot>],
-    ) -> Result<(), Failure> {
-        let mut broken: BTreeMap<RepoKey, Vec<String>> = BTreeMap::new();
-        let object = ObjectRef::Manifest {
-            stanza: stanza.clone(),
-            label: label.clone(),
-        };
-        self.hold_against(&object, slots, &mut broken)?;
-        match self.node.reads.manifest_root(view, stanza, label).await {
-            Ok(Some(root)) => {
-                for part in &root.parts {
-                    self.hold_against(&ObjectRef::Chunk(part.digest), slots, &mut broken)?;
-                    match self.node.reads.chunks_of_part(view, part.digest).await {
-                        Ok(digests) => {
-                            for digest in digests {
-                                self.hold_against(&ObjectRef::Chunk(digest), slots, &mut broken)?;
-                            }
-                        }
-                        Err(failure) => broken_everywhere(&mut broken, slots, &failure),
-                    }
-                }
-            }
-            Ok(None) => return Ok(()),
-            Err(failure) => broken_everywhere(&mut broken, slots, &failure),
-        }
-        if !broken.is_empty() && self.summary.damaged_backups.len() < NAMED {
-            self.summary.damaged_backups.push(format!("{stanza}/{label}"));
-        }
-        for (repo, subjects) in broken {
-            let first = subjects.first().cloned().unwrap_or_default();
-            let elsewhere = "a copy of each in another repository is used for restores until it is repaired";
-            self.found(Finding {
-                kind: FindingKind::BackupDamaged,
-                repo: Some(repo.get()),
-                stanza: Some(stanza.to_string()),
-                subject: label.to_string(),
-                what: format!("{} objects that it needs are damaged or missing, the first: {first}; {elsewhere}, where there is one", subjects.len()),
-            })
-            .await?;
-        }
-        Ok(())
-    }
-
-    /// Whether an object that a backup needs is good in each repository. An object that is merely owed is no damage.
-    fn hold_against(
-        &self,
-        object: &ObjectRef,
-        slots: &[Arc<Slot>],
-        broken: &mut BTreeMap<RepoKey, Vec<String>>,
-    ) -> Result<(), Failure> {
-        // In the catalog of this moment, a replica that was just found bad, here or by a restore, is withdrawn already.
-        let now = self.node.catalog.view();
-        let known = refs::known(&now, object)?;
-        let lost = known.as_ref().is_none_or(|known| known.replicas.is_empty());
-        for slot in slots {
-            let repo = slot.key;
-            let Some(known) = &known else {
-                broken
-                    .entry(repo)
-                    .or_default()
-                    .push(format!("{object} is not in the catalog"));
-                continue;
-            };
-            if lost {
-                broken
-                    .entry(repo)
-                    .or_default()
-                    .push(format!("{object} has no good replica anywhere"));
-                continue;
-            }
-            if now
-                .debt(repo, object)?
-                .is_some_and(|debt| debt.reason != DebtReason::Owed)
-            {
-                broken.entry(repo).or_default().push(object.to_string());
-                continue;
-            }
-            let Some(replica) = known.replicas.iter().find(|replica| replica.repo == repo) else {
-                continue;
-            };
-            let Some(repository) = slot.repository() else { continue };
-            let path = repository.path_of(&known.name, replica.generation).to_string();
-            if self.bad.get(&repo).is_some_and(|bad| bad.contains(&path)) {
-                broken.entry(repo).or_default().push(path);
-            }
-        }
-        Ok(())
-    }
-}
-
-fn broken_everywhere(broken: &mut BTreeMap<RepoKey, Vec<String>>, slots: &[Arc<Slot>], failure: &Failure) {
-    for slot in slots {
-        broken.entry(slot.key).or_default().push(failure.to_string());
     }
 }
 

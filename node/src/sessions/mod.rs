@@ -4,6 +4,7 @@
 //! ```text
 //! own      this node's own work: repair, verify
 //! clients  backups and restores of this node's clients, each of one connection at a time
+//!   ├────── lifecycle                           begins, moves and ends them
 //!   └────── keeping ── sightings, running_time    ends sessions without a holder, or without progress
 //! silences (by the leader)                        ends the sessions of dead nodes
 //! ```
@@ -16,6 +17,7 @@ mod clients;
 #[cfg(test)]
 mod histories;
 mod keeping;
+mod lifecycle;
 mod own;
 mod running_time;
 mod sightings;

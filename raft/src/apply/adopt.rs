@@ -11,10 +11,12 @@ use pgmesh_storage::{BackupLabel, DbId, StanzaName};
 use super::backup::{place_manifest, put_new};
 use super::objects::place_new;
 use super::segment::refuse_contradiction;
-use super::{Base, Outcome, Step, stanza};
+use super::{Base, Outcome, Step, stanza, uses};
 use crate::command::{Adopt, AdoptedDatabase, AdoptedFile, ClaimedObject};
 use crate::key;
-use crate::model::{BackupRecord, Claim, Database, HistoryRecord, LogIndex, ObjectRef, SegmentRecord, StanzaRecord};
+use crate::model::{
+    BackupRecord, Claim, Database, ExpiredIn, HistoryRecord, LogIndex, ObjectRef, SegmentRecord, StanzaRecord,
+};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
@@ -137,6 +139,7 @@ fn wal_files<B: Base>(
             object: object.stored(replicas),
             pushed_at: step.at,
             pushed: LogIndex(0),
+            expired: ExpiredIn::new(),
         };
         step.txn.put(Table::Segments, key, &record);
     }
@@ -170,7 +173,9 @@ fn backup<B: Base>(
         label: label.clone(),
     };
     record.manifest = place_manifest(step, &object, &record.manifest, claims)?;
+    record.expired.clear();
     step.audit(format!("backup {label} of stanza {name} taken up from a repository"));
+    uses::doubt(step, name, true)?;
     // A sweep that looked for chunks that no backup names must look again (invariant 5).
     step.txn.put(Table::Mesh, key::ADOPTED.to_vec(), &step.index);
     put_new(step, name, &label, &record);
@@ -327,7 +332,7 @@ mod tests {
             .unwrap();
         let mut clone = push_segment(2, 5, 7);
         clone.server.instance = "b".to_owned();
-        assert!(matches!(world.push(clone), Err(Refusal::OtherWriter { .. })));
+        assert!(matches!(world.push(clone), Err(Refusal::OtherWriter(_))));
         assert!(matches!(world.push(push_segment(2, 5, 7)), Ok(Reply::Pushed { .. })));
         assert!(matches!(
             world.push(push_history(3, &[(1, 90), (2, 120)])),

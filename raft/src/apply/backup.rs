@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use pgmesh_postgres::{SegmentName, SystemId, WalFileName};
 use pgmesh_storage::{BackupLabel, DbId, StanzaName};
 
-use super::objects::{Found, discard, need_replicas, need_session, place_new, unreference};
-use super::{Base, Outcome, Step, stanza, withdrawn};
+use super::objects::{Found, discard, need_replicas, need_session, place_new};
+use super::{Base, Outcome, Step, expiry, stanza, uses, withdrawn};
 use crate::command::{ClaimedObject, CommitBackup};
 use crate::error::ReadError;
 use crate::model::{
@@ -59,10 +59,20 @@ pub(super) fn begin<B: Base>(
         }
         .into());
     }
+    // Its uses of chunks would not count: those of the backup that was given up under this label do not.
+    if step.txn.get(Table::Abandoned, &key::backup(name, &label))?.is_some() {
+        return Err(Refusal::LabelNotLater {
+            stanza: name.clone(),
+            last: label.clone(),
+            given: label,
+        }
+        .into());
+    }
     owner.backup = Some(RunningBackup {
         session,
         label,
         began_at: step.at,
+        is_staged: false,
     });
     stanza::put(step, name, &owner);
     Ok(Reply::Done)
@@ -121,8 +131,14 @@ pub(super) fn commit<B: Base>(step: &mut Step<'_, '_, B>, commit: CommitBackup) 
     record.began = session.0;
     record.manifest = place_manifest(step, &object, &record.manifest, claims)?;
     need_replicas(&record.manifest.replicas, ack)?;
-    owner.backup = None;
+    let running = owner.backup.take();
+    if !running.is_some_and(|running| running.is_staged) {
+        // Its uses of chunks are not noted.
+        uses::doubt(step, &name, true)?;
+    }
     stanza::put(step, &name, &owner);
+    record.expired.clear();
+    record.hold = None;
     step.audit(format!("backup {label} of stanza {name} committed"));
     put_new(step, &name, &label, &record);
     Ok(Reply::Done)
@@ -226,7 +242,11 @@ fn complete_segment(key: &[u8], wanted: DbId) -> Option<SegmentName> {
     }
 }
 
-fn need_backup<B: Base>(step: &Step<'_, '_, B>, name: &StanzaName, label: &BackupLabel) -> Outcome<BackupRecord> {
+pub(super) fn need_backup<B: Base>(
+    step: &Step<'_, '_, B>,
+    name: &StanzaName,
+    label: &BackupLabel,
+) -> Outcome<BackupRecord> {
     let record = step
         .txn
         .record(Table::Backups, &key::backup(name, label))?
@@ -270,7 +290,7 @@ pub(super) fn remove<B: Base>(step: &mut Step<'_, '_, B>, name: &StanzaName, lab
         archive: None,
     };
     discard(step, &object, &found)?;
-    unreference(step);
+    expiry::release_everywhere(step, name, label)?;
     step.audit(format!("backup {label} of stanza {name} removed"));
     Ok(Reply::Done)
 }

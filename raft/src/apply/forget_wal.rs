@@ -7,7 +7,7 @@ use super::objects::{Found, discard};
 use super::{Base, Outcome, Step, backup, stanza};
 use crate::command::ClaimedObject;
 use crate::error::ReadError;
-use crate::model::{BackupRecord, Database, LogIndex, ObjectRef, SegmentRecord};
+use crate::model::{BackupRecord, Database, ExpiredIn, LogIndex, ObjectRef, SegmentRecord};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
@@ -111,6 +111,7 @@ fn forget_row<B: Base>(
             object: ClaimedObject::unknown().stored(Vec::new()),
             pushed_at: step.at,
             pushed: step.index,
+            expired: ExpiredIn::new(),
         };
         step.txn.put(Table::Segments, key, &record);
     } else {

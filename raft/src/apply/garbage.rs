@@ -1,16 +1,18 @@
 //! Deletion, decided by log position and sessions, never by a clock (invariant 5).
 
-use pgmesh_storage::{Digest, Generation};
+use pgmesh_storage::{Digest, Generation, RepoKey};
 
 use super::names::{self, retire_name};
 use super::objects::{
-    count_kept, count_replica, find, need_session, oldest_backup, oldest_session, owe, repositories, retire,
+    count_kept, count_replica, need_session, oldest_backup, oldest_session, owe, repositories, retire,
 };
-use super::{Base, Outcome, Step, orphans, withdrawn};
+use super::uses::Judge;
+use super::{Base, Outcome, Step, orphans, uses, withdrawn};
+use crate::error::ReadError;
 use crate::key;
 use crate::model::{
     ChunkRecord, CondemnedChunk, Debt, DebtReason, Garbage, GarbageKey, GarbageObject, LogIndex, ObjectRef, Replica,
-    SessionId,
+    SessionId, StoredObject,
 };
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -42,36 +44,53 @@ pub(super) fn condemn<B: Base>(step: &mut Step<'_, '_, B>, chunks: &[Digest], su
     if adopted > suspected {
         return Err(Refusal::Recheck { since: adopted }.into());
     }
+    uses::need_listed(step.txn)?;
     let mut condemned = Vec::new();
     let running = oldest_backup(step.txn)?;
+    let mut judge = Judge::default();
+    let registered: Vec<RepoKey> = repositories(step)?.into_iter().map(|(repo, _)| repo).collect();
     for digest in chunks {
-        let object = ObjectRef::Chunk(*digest);
-        let Some(known) = find(step.txn, &object)? else {
-            continue;
-        };
-        let key = key::chunk(digest);
-        let Some(mut record) = step.txn.record::<ChunkRecord>(Table::Chunks, &key)? else {
+        let known = step.txn.record::<ChunkRecord>(Table::Chunks, &key::chunk(digest))?;
+        let Some(record) = known.filter(|record| record.condemned.is_none()) else {
             continue;
         };
         // A backup that has been committed since may name it.
-        if record.suspected != Some(suspected) {
+        if record.suspected != Some(suspected) || judge.is_needed(step.txn, digest, &registered)? {
             continue;
         }
         // It may be a running backup's, which no manifest shows yet.
         if running.is_some_and(|session| record.added > session.0) {
             continue;
         }
-        record.condemned = Some(step.index);
-        record.suspected = None;
-        retire(step, &object, &known.object)?;
-        step.txn.put(Table::Chunks, key.clone(), &record);
-        step.txn.put(Table::Condemned, key, &step.index);
+        condemn_one(step, digest, record)?;
         condemned.push((*digest, 0));
     }
     withdrawn::note(step, &condemned)?;
     Ok(Reply::Condemned {
         chunks: u32::try_from(condemned.len()).unwrap_or(u32::MAX),
     })
+}
+
+/// Condemns a chunk that is not condemned and that nothing needs. The caller notes it in table `Withdrawn`.
+pub(super) fn condemn_one<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    digest: &Digest,
+    mut record: ChunkRecord,
+) -> Result<(), ReadError> {
+    let stored = StoredObject {
+        digest: *digest,
+        plain_length: u64::from(record.length),
+        stored_length: u64::from(record.stored_length),
+        replicas: record.replicas.clone(),
+    };
+    retire(step, &ObjectRef::Chunk(*digest), &stored)?;
+    uses::drop_all(step, digest)?;
+    record.condemned = Some(step.index);
+    record.suspected = None;
+    let key = key::chunk(digest);
+    step.txn.put(Table::Chunks, key.clone(), &record);
+    step.txn.put(Table::Condemned, key, &step.index);
+    Ok(())
 }
 
 /// A backup may rest on chunks that it was told of before they were condemned. While its session is open no DELETE has

@@ -10,6 +10,7 @@ mod base;
 mod bounds;
 pub(crate) mod certificate;
 mod chunk;
+mod expiry;
 mod garbage;
 mod mesh;
 pub(crate) mod names;
@@ -17,6 +18,7 @@ mod node;
 pub(crate) mod objects;
 pub(crate) mod orphans;
 pub(crate) mod repository;
+mod repository_checks;
 mod request;
 mod retire;
 mod segment;
@@ -24,12 +26,15 @@ mod session;
 mod stanza;
 mod token;
 mod txn;
+pub(crate) mod uses;
 pub(crate) mod withdrawn;
 
 #[cfg(test)]
 mod claims;
 #[cfg(test)]
 mod costs;
+#[cfg(test)]
+mod expiry_model;
 mod forget_wal;
 #[cfg(test)]
 mod forgotten;
@@ -43,6 +48,8 @@ mod refusals;
 mod refusals_fence;
 #[cfg(test)]
 mod refusals_mesh;
+#[cfg(test)]
+mod refusals_repository;
 #[cfg(test)]
 pub(crate) mod scenario;
 #[cfg(test)]
@@ -443,5 +450,18 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
         Command::NoteCertificate(note) => certificate::note(step, *note),
         Command::RevokeCertificates(given) => certificate::revoke(step, &given),
         Command::HandOutToken(given) => token::hand_out(step, *given),
+        Command::StageUses { stanza, session, label } => uses::stage(step, &stanza, session, &label),
+        Command::NoteUses(note) => uses::note(step, &note),
+        Command::DoubtUses { stanza } => {
+            uses::doubt(step, &stanza, false)?;
+            Ok(Reply::Done)
+        }
+        Command::EndListing(end) => uses::end_listing(step, &end),
+        Command::DropUses(given) => uses::drop_abandoned(step, &given),
+        Command::ExpireBackups(expire) => expiry::expire_backups(step, *expire),
+        Command::ExpireWal(expire) => expiry::expire_wal(step, &expire),
+        Command::Release(given) => expiry::release(step, &given),
+        Command::EndRelease { repo, stanza, label } => expiry::end_release(step, repo, &stanza, &label),
+        Command::HoldBackup(given) => expiry::hold(step, *given),
     }
 }

@@ -1,11 +1,13 @@
 //! Objects and where they are: replicas, debts, garbage, and the counters over them.
 //!
-//! For every object that is known and every registered repository there is either a replica or a debt, never both
-//! (but for a repository whose backfill has not come to the object yet).
+//! For every object that is known and every registered repository there is either a replica or a debt, never both (but
+//! for a repository whose backfill has not come to the object yet). In a repository where the object has expired there
+//! is neither.
 
 use pgmesh_storage::{ArchiveId, RepoKey};
 
 use super::names::{free_generation, stale};
+use super::uses::Judge;
 use super::{Base, Outcome, Step, withdrawn};
 use crate::command::{ClaimedObject, NewReplica};
 use crate::error::ReadError;
@@ -336,7 +338,19 @@ pub(super) fn place_more<B: Base>(
             Some(debt) => debt.generation,
             // The repository was registered after the object was known. It may have been removed before that; then its
             // garbage was forgotten without waiting for any session.
-            None => free_generation(step.txn, object, &[])?,
+            None => {
+                if has_expired(step.txn, object, replica.repo)? {
+                    let garbage = Garbage {
+                        since: step.index,
+                        digest: known.object.digest,
+                        archive: known.archive,
+                        plain_length: known.object.plain_length,
+                    };
+                    throw_away(step, object, *replica, &garbage);
+                    continue;
+                }
+                free_generation(step.txn, object, &[])?
+            }
         };
         if replica.generation >= lowest {
             settle(step, replica.repo, object)?;
@@ -350,6 +364,26 @@ pub(super) fn place_more<B: Base>(
         note_lost(step, object, &replicas);
     }
     Ok((accepted, replicas))
+}
+
+/// Whether a repository keeps an object no more: nothing owes it there.
+pub(super) fn has_expired<B: Base>(base: &B, object: &ObjectRef, repo: RepoKey) -> Result<bool, ReadError> {
+    match object {
+        ObjectRef::Chunk(digest) => {
+            let mut judge = Judge::default();
+            Ok(judge.is_used(base, digest)? && !judge.is_needed(base, digest, &[repo])?)
+        }
+        ObjectRef::Segment { stanza, db, file } => {
+            let key = key::segment(stanza, *db, &file.to_string());
+            let record = base.record::<SegmentRecord>(Table::Segments, &key)?;
+            Ok(record.is_some_and(|record| record.expired.contains(&repo)))
+        }
+        ObjectRef::Manifest { stanza, label } => {
+            let record = base.record::<BackupRecord>(Table::Backups, &key::backup(stanza, label))?;
+            Ok(record.is_some_and(|record| !record.is_kept_in(repo)))
+        }
+        ObjectRef::StanzaInfo { .. } => Ok(false),
+    }
 }
 
 /// Turns all replicas of an object into garbage and drops its debts. The record itself is the caller's.

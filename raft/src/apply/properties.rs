@@ -1,6 +1,8 @@
 //! Random histories of a mesh: writers, repair, garbage collection and damage. Each actor sees the catalog, changes the
 //! repositories and proposes a command with delays in between.
 
+mod promises;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use pgmesh_postgres::WalFileName;
@@ -8,13 +10,13 @@ use pgmesh_storage::{Digest, RepoKey};
 use proptest::prelude::*;
 
 use super::scenario::{
-    World, begin, commit, create_stanza, digest, new_chunk, push_file, register, repo, segment_name, stanza,
+    World, begin, commit, create_stanza, digest, label, new_chunk, push_file, register, repo, segment_name, stanza,
 };
 use super::{Base, MemoryBase, Txn, apply, next_index};
-use crate::command::{Command, NewChunk, NewReplica, Proposal};
+use crate::command::{Command, NewChunk, NewReplica, NoteUses, Proposal};
 use crate::model::{
-    ChunkState, Claim, CondemnedChunk, DebtReason, GarbageKey, GarbageObject, LogIndex, ObjectRef, Replica,
-    RepositoryCounters, SessionId, SessionKind, StoredObject,
+    ChunkState, Claim, CondemnedChunk, DebtReason, GarbageKey, GarbageObject, LogIndex, ObjectRef, Replica, SessionId,
+    SessionKind, StoredObject,
 };
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -487,12 +489,40 @@ impl Simulation {
         let known = self.view().chunks(&chosen).unwrap();
         let are_there =
             |chunk: &crate::ChunkRecord| chunk.replicas.len() >= usize::from(ack) && chunk.suspected.is_none();
-        let found = std::iter::zip(chosen, known)
+        let found: Vec<_> = std::iter::zip(chosen, known)
             .filter(|(_, chunk)| chunk.as_ref().is_some_and(are_there))
             .map(|(digest, _)| digest)
             .collect();
+        if b % 64 > 0 {
+            self.note_uses(session, &label, &found);
+        }
         self.promises
             .push(Promise::Commit(session, checked_at, found, label, ack));
+    }
+
+    /// Notes the chunks that a backup names; the uses that end are noted never.
+    fn note_uses(&mut self, session: SessionId, text: &str, found: &[Digest]) {
+        let stage = Command::StageUses {
+            stanza: stanza(),
+            session,
+            label: label(text),
+        };
+        if self.world.run(stage).is_err() {
+            return;
+        }
+        let open = self.view().are_open(&stanza(), found).unwrap();
+        let named = std::iter::zip(found, open);
+        let (carried, born): (Vec<_>, Vec<_>) = named.partition(|(_, is_open)| *is_open);
+        let digests = |of: Vec<(&Digest, bool)>| of.into_iter().map(|(digest, _)| *digest).collect();
+        let note = NoteUses {
+            session: Some(session),
+            stanza: stanza(),
+            label: label(text),
+            born: digests(born),
+            carried: digests(carried),
+            died: Vec::new(),
+        };
+        self.world.run(Command::NoteUses(Box::new(note))).unwrap();
     }
 
     /// A backup takes suspicions of its chunks back.
@@ -527,103 +557,6 @@ impl Simulation {
         drop(self.world.run(Command::StartStanza { stanza: stanza() }));
         if a.is_multiple_of(2) {
             drop(self.world.run(create_stanza(7)));
-        }
-    }
-
-    fn check(&mut self) {
-        let objects = self.objects();
-        self.check_replicas_and_debts(&objects);
-        self.check_lost(&objects);
-        let changing: BTreeSet<_> = self
-            .view()
-            .repositories()
-            .unwrap()
-            .into_iter()
-            .filter(|(_, record)| record.change.is_some())
-            .map(|(repo, _)| repo)
-            .collect();
-        for (object, stored) in &objects {
-            // Invariant 3: one name, one content.
-            if matches!(object, ObjectRef::Segment { .. }) {
-                let first = self.names.entry(object.clone()).or_insert(stored.digest);
-                assert_eq!(*first, stored.digest, "{object}");
-            }
-            // Invariant 5: nothing referenced is deleted.
-            for replica in &stored.replicas {
-                if changing.contains(&replica.repo) {
-                    continue;
-                }
-                let row = (object.clone(), stored.digest, *replica);
-                assert!(self.disk.contains(&row), "{row:?} was deleted");
-            }
-        }
-        for row in self.view().kept(None) {
-            // Invariant 5: an object that a repository keeps shares its name with no counted replica.
-            let (key, _) = row.unwrap();
-            let replica = Replica {
-                repo: key.repo,
-                generation: key.generation,
-            };
-            let stored = objects.get(&key.object);
-            assert!(
-                stored.is_none_or(|stored| !stored.replicas.contains(&replica)),
-                "{key:?} is used again"
-            );
-        }
-        self.check_timelines();
-        for chunk in self.backups.iter().flatten() {
-            let known = self.view().chunks(&[*chunk]).unwrap();
-            assert!(known[0].is_some(), "chunk {chunk} of a committed backup is gone");
-        }
-    }
-
-    /// The index of backups by timeline has them all, and no other.
-    fn check_timelines(&self) {
-        let rows = self.world.base.scan(Table::TimelineBackups, &[], &[]);
-        let indexed: BTreeSet<Vec<u8>> = rows.map(|row| row.unwrap().0).collect();
-        let (view, stanza) = (self.view(), stanza());
-        let backups = view.backups(&stanza, None).map(Result::unwrap);
-        let known = backups.map(|(label, record)| key::timeline_backup(&stanza, record.db, record.timeline, &label));
-        assert_eq!(indexed, known.collect());
-    }
-
-    /// The index of objects without a good replica has them all, and no other.
-    fn check_lost(&self, objects: &BTreeMap<ObjectRef, StoredObject>) {
-        let indexed: BTreeSet<ObjectRef> = self.view().lost(None).map(|row| row.unwrap().0).collect();
-        let without = objects.iter().filter(|(_, stored)| stored.replicas.is_empty());
-        let without: BTreeSet<ObjectRef> = without.map(|(object, _)| object.clone()).collect();
-        assert_eq!(indexed, without);
-    }
-
-    /// No debt is ever lost: an object is in a repository or owed to it, and the counters say so.
-    fn check_replicas_and_debts(&self, objects: &BTreeMap<ObjectRef, StoredObject>) {
-        for (repo, record) in self.view().repositories().unwrap() {
-            let mut counted = RepositoryCounters::default();
-            let mut owed = BTreeSet::new();
-            for row in self.view().debts(repo, None) {
-                let (object, debt) = row.unwrap();
-                counted.debts += 1;
-                counted.debt_bytes += debt.bytes;
-                assert!(objects.contains_key(&object), "a debt of unknown {object}");
-                owed.insert(object);
-            }
-            for (object, stored) in objects {
-                let is_held = stored.replicas.iter().any(|replica| replica.repo == repo);
-                if is_held {
-                    counted.objects += 1;
-                    counted.bytes += stored.stored_length;
-                }
-                let is_owed = owed.contains(object);
-                if record.backfill.is_none() && !record.is_retiring() {
-                    assert!(is_held != is_owed, "{object} in repo{repo}: {is_held}, {is_owed}");
-                } else {
-                    assert!(!(is_held && is_owed), "{object} in repo{repo}");
-                }
-            }
-            let view = self.view();
-            let kept = view.kept(None).filter(|row| row.as_ref().unwrap().0.repo == repo);
-            counted.kept = kept.count() as u64;
-            assert_eq!(self.view().counters(repo).unwrap(), counted, "repo{repo}");
         }
     }
 }

@@ -6,8 +6,8 @@ use pgmesh_storage::{Generation, RepoKey, WrappedKey};
 
 use super::names::{free_generation, lowest_claim};
 use super::node::lose_reach;
-use super::objects::{need_repository, owe};
-use super::retire::changing;
+use super::objects::{has_expired, need_repository, owe};
+use super::repository_checks::{changing, refuse_known_storage};
 use super::{Base, Outcome, Step};
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
@@ -50,19 +50,6 @@ pub(super) fn register<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, mut g
     step.audit(format!("repo{repo} registered by node {}", given.registered_by));
     step.txn.put(Table::Repositories, key, &given);
     Ok(Reply::Done)
-}
-
-pub(super) fn refuse_known_storage<B: Base>(step: &Step<'_, '_, B>, repo: RepoKey, uuid: &str) -> Outcome<()> {
-    for row in step.txn.records::<RepositoryRecord>(Table::Repositories, &[]) {
-        let (key, other) = row?;
-        if let Some(known) = KeyReader::new(&key).repository()
-            && other.uuid == uuid
-            && known != repo
-        {
-            return Err(Refusal::RepositoryTaken { known, given: repo }.into());
-        }
-    }
-    Ok(())
 }
 
 fn difference(repo: RepoKey, known: &RepositoryRecord, given: &RepositoryRecord) -> Option<Refusal> {
@@ -174,7 +161,7 @@ pub(super) fn backfill<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey) -> Ou
         }
         let holds = stored.replicas.iter().any(|replica| replica.repo == repo);
         let owes = step.txn.get(Table::Debts, &key::debt(repo, object))?.is_some();
-        if !holds && !owes {
+        if !holds && !owes && !has_expired(step.txn, object, repo)? {
             let debt = Debt {
                 since: step.at,
                 reason: DebtReason::Owed,

@@ -10,13 +10,13 @@ use super::mesh::compares_no_more;
 use super::names::{free_generation, retire_name};
 use super::node::lose_reach;
 use super::objects::{count_kept, find, need_repository, note_lost, owe, repositories, settle, uncount_replica};
-use super::repository::refuse_known_storage;
-use super::{Base, Outcome, Row, Step, orphans, withdrawn};
+use super::repository_checks::{changing, refuse_known_storage};
+use super::{Base, Outcome, Row, Step, expiry, orphans, withdrawn};
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
 use crate::model::{
-    Backfill, BackupRecord, ChangeKind, ChunkRecord, Debt, DebtReason, NodeName, ObjectRef, Replica, RepositoryChange,
-    RepositoryCounters, RepositoryRecord, SegmentRecord, StanzaRecord, StoredObject,
+    Backfill, BackupRecord, ChangeKind, ChunkRecord, Debt, DebtReason, ExpiredIn, NodeName, ObjectRef, Replica,
+    RepositoryChange, RepositoryCounters, RepositoryRecord, SegmentRecord, StanzaRecord, StoredObject,
 };
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -32,7 +32,7 @@ const MAX_DEBTS_SEARCHED: u64 = if cfg!(test) { 16 } else { 20_000 };
 const STEP_BYTES: usize = 8 << 20;
 
 /// The tables whose rows mention a retired repository. The walk over a replaced repository needs only the first ones.
-const TABLES: [Table; 8] = [
+const TABLES: [Table; 9] = [
     Table::Chunks,
     Table::Segments,
     Table::Backups,
@@ -41,6 +41,7 @@ const TABLES: [Table; 8] = [
     Table::Kept,
     Table::Garbage,
     Table::Debts,
+    Table::Releases,
 ];
 /// Up to and with table `Kept`: the empty repository keeps nothing of the lost one.
 const REPLACED_TABLES: usize = 6;
@@ -189,18 +190,6 @@ fn replace_step<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, mut record: 
     Ok(Reply::Replacing { more })
 }
 
-/// The refusal of a command that must wait for a walk's end.
-pub(super) fn changing(repo: RepoKey, kind: ChangeKind) -> Refusal {
-    let doing = match kind {
-        ChangeKind::Retiring => "removed from the mesh",
-        ChangeKind::Replacing => "made good after the loss of its disk",
-    };
-    Refusal::RepositoryChanging {
-        repo,
-        doing: doing.to_owned(),
-    }
-}
-
 fn begin(record: &mut RepositoryRecord, kind: ChangeKind) {
     if kind == ChangeKind::Retiring {
         record.backfill = None;
@@ -238,12 +227,18 @@ fn walk<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, record: &mut Reposit
         ChangeKind::Replacing => REPLACED_TABLES,
     };
     let mut left = STEP;
-    let staying = repositories(step)?.into_iter();
+    let all = repositories(step)?;
+    let remaining = all
+        .iter()
+        .filter(|(other, record)| *other != repo && !record.is_retiring());
+    let remaining: Vec<RepoKey> = remaining.map(|(other, _)| *other).collect();
+    let staying = all.into_iter();
     let staying = staying.filter(|(other, record)| *other != repo && record.change.is_none());
     let staying: Vec<RepoKey> = staying.map(|(other, _)| other).collect();
     let mut visit = Visit {
         repo,
         kind: change.kind,
+        remaining,
         staying: (!change.forced).then_some(staying),
         withdrawn: Vec::new(),
         orphans: change.orphans,
@@ -286,7 +281,7 @@ fn next_rows<B: Base>(
     limit: usize,
 ) -> Result<(Vec<Row>, bool), ReadError> {
     let prefix = match table {
-        Table::Debts | Table::Orphans => key::repository(repo),
+        Table::Debts | Table::Orphans | Table::Releases => key::repository(repo),
         _ => Vec::new(),
     };
     let from = after.map_or_else(|| prefix.clone(), key::after);
@@ -306,6 +301,8 @@ fn next_rows<B: Base>(
 struct Visit {
     repo: RepoKey,
     kind: ChangeKind,
+    /// The repositories that are left.
+    remaining: Vec<RepoKey>,
     /// The repositories whose replicas stay, since no walk goes over them. `None` where the walk is forced.
     staying: Option<Vec<RepoKey>>,
     /// Chunks that have lost a replica, and how many they have left.
@@ -328,16 +325,30 @@ impl Visit {
             Table::Segments => {
                 let mut record: SegmentRecord = value::decode(table, key, bytes)?;
                 let object = key::read_segment(key).ok_or_else(malformed)?;
-                if self.object(step, &object, &mut record.object)? {
+                let is_changed = self.object(step, &object, &mut record.object)?;
+                let is_forgotten = self.kind == ChangeKind::Retiring && record.expired.remove(&self.repo);
+                if self.is_kept_nowhere(&record.expired) && record.object.replicas.is_empty() {
+                    expiry::drop_segment(step, key, &object, record)?;
+                } else if is_changed || is_forgotten {
                     step.txn.put(table, key.clone(), &record);
                 }
             }
             Table::Backups => {
                 let mut record: BackupRecord = value::decode(table, key, bytes)?;
                 let (stanza, label) = key::read_backup(key).ok_or_else(malformed)?;
-                let object = ObjectRef::Manifest { stanza, label };
-                if self.object(step, &object, &mut record.manifest)? {
+                let object = ObjectRef::Manifest {
+                    stanza: stanza.clone(),
+                    label: label.clone(),
+                };
+                let is_changed = self.object(step, &object, &mut record.manifest)?;
+                let is_forgotten = self.kind == ChangeKind::Retiring && record.expired.remove(&self.repo);
+                if is_changed || is_forgotten {
                     step.txn.put(table, key.clone(), &record);
+                }
+                if let Some(other) = self.remaining.first().filter(|_| self.is_kept_nowhere(&record.expired)) {
+                    // The end of the release finds that nobody keeps the backup.
+                    let row = key::release(*other, &stanza, &label);
+                    step.txn.put(Table::Releases, row, &step.index);
                 }
             }
             Table::Stanzas => self.stanza(step, row)?,
@@ -352,12 +363,22 @@ impl Visit {
                     }
                 }
             }
+            Table::Releases => {
+                let (repo, stanza, label) = key::read_release(key).ok_or_else(malformed)?;
+                expiry::drop_release(step, repo, &stanza, &label)?;
+            }
             _ => {
                 let (repo, object) = key::read_debt(key).ok_or_else(malformed)?;
                 settle(step, repo, &object)?;
             }
         }
         Ok(())
+    }
+
+    /// Whether the repository that is forgotten was the last one to keep an object.
+    fn is_kept_nowhere(&self, expired: &ExpiredIn) -> bool {
+        let is_forgetting = self.kind == ChangeKind::Retiring && !self.remaining.is_empty();
+        is_forgetting && self.remaining.iter().all(|other| expired.contains(other))
     }
 
     fn chunk<B: Base>(&mut self, step: &mut Step<'_, '_, B>, (key, bytes): &Row) -> Result<(), ReadError> {

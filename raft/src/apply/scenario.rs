@@ -478,6 +478,8 @@ pub(crate) fn commit(session: SessionId, text: &str, checked_at: LogIndex) -> Co
             prior: None,
             manifest: stored(250, 10, &[]),
             program: "0.1.0".to_owned(),
+            expired: crate::ExpiredIn::new(),
+            hold: None,
         },
         claims: claims(&[replica(1, 0)]),
         ack: 1,

@@ -7,7 +7,8 @@ use super::objects::{Found, need_replicas, place_more, place_new};
 use super::{Base, Outcome, Step, stanza};
 use crate::command::{Aside, PushSegment};
 use crate::model::{
-    Branch, Database, HistoryRecord, Judgement, Known, LastPush, ObjectRef, SegmentRecord, StanzaRecord, Writer,
+    Branch, Database, ExpiredIn, HistoryRecord, Judgement, Known, LastPush, ObjectRef, SegmentRecord, StanzaRecord,
+    Writer,
 };
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -68,6 +69,7 @@ pub(super) fn push<B: Base>(step: &mut Step<'_, '_, B>, push: PushSegment) -> Ou
         object: push.object.stored(replicas.clone()),
         pushed_at: step.at,
         pushed: step.index,
+        expired: ExpiredIn::new(),
     };
     step.txn.put(Table::Segments, key, &record);
     note_push(step, &db, &push, last_push.as_ref());

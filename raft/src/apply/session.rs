@@ -2,7 +2,7 @@
 
 use super::node::need_member;
 use super::objects::need_session;
-use super::{Base, Outcome, Step};
+use super::{Base, Outcome, Step, uses};
 use crate::key;
 use crate::model::{LogIndex, NodeName, SessionId, SessionRecord, StanzaRecord};
 use crate::refusal::Refusal;
@@ -85,7 +85,9 @@ fn end<B: Base>(step: &mut Step<'_, '_, B>, session: SessionId) -> Outcome<Optio
         if let Some(mut stanza) = step.txn.record::<StanzaRecord>(Table::Stanzas, &key)?
             && stanza.backup.as_ref().is_some_and(|backup| backup.session == session)
         {
-            stanza.backup = None;
+            if let Some(running) = stanza.backup.take().filter(|running| running.is_staged) {
+                uses::abandon(step, name, &running.label);
+            }
             step.txn.put(Table::Stanzas, key, &stanza);
         }
     }

@@ -6,8 +6,8 @@ use pgmesh_postgres::TimelineId;
 use pgmesh_storage::{DbId, StanzaName};
 
 use super::names::assigned_before;
-use super::objects::{Found, discard, need_replicas, place_more, place_new, unreference};
-use super::{Base, Outcome, Row, Step, backup, session};
+use super::objects::{Found, discard, need_replicas, place_more, place_new, repositories, unreference};
+use super::{Base, Outcome, Row, Step, backup, session, uses};
 use crate::command::{ClaimedObject, Cluster};
 use crate::error::ReadError;
 use crate::key::KeyReader;
@@ -269,6 +269,8 @@ pub(super) fn delete<B: Base>(step: &mut Step<'_, '_, B>, stanza: &StanzaName, f
     let removed = delete_segments(step, stanza, &record, DELETE_STEP)?;
     let removed = removed + delete_backups(step, stanza, DELETE_STEP - removed)?;
     let removed = removed + delete_pushes(step, stanza, DELETE_STEP - removed)?;
+    let removed = removed + uses::drop_of_stanza(step, stanza, DELETE_STEP - removed)?;
+    let removed = removed + delete_rest(step, stanza, DELETE_STEP - removed)?;
     if removed == DELETE_STEP {
         record.since = step.index;
         put(step, stanza, &record);
@@ -285,6 +287,7 @@ pub(super) fn delete<B: Base>(step: &mut Step<'_, '_, B>, stanza: &StanzaName, f
         };
         discard(step, &object, &found)?;
     }
+    step.txn.delete(Table::Unlisted, key::stanza(stanza));
     step.txn.delete(Table::Stanzas, key::stanza(stanza));
     step.audit(format!("stanza {stanza} deleted"));
     Ok(Reply::Deleting { more: false })
@@ -366,6 +369,29 @@ fn delete_pushes<B: Base>(step: &mut Step<'_, '_, B>, stanza: &StanzaName, limit
         step.txn.delete(Table::Pushes, key.clone());
     }
     Ok(rows.len())
+}
+
+/// Rows that only say what has expired, or is to be released. The sweep finds the chunks that nothing needs any more.
+fn delete_rest<B: Base>(step: &mut Step<'_, '_, B>, stanza: &StanzaName, limit: usize) -> Result<usize, ReadError> {
+    let mut removed = 0;
+    for table in [Table::Abandoned, Table::ExpiredWal] {
+        let rows = first_keys(step, table, stanza, limit.saturating_sub(removed))?;
+        removed += rows.len();
+        for (key, _) in rows {
+            step.txn.delete(table, key);
+        }
+    }
+    for (repo, _) in repositories(step)? {
+        let mut prefix = key::repository(repo);
+        prefix.extend_from_slice(&key::stanza_prefix(stanza));
+        let rows = step.txn.scan(Table::Releases, &prefix, &prefix);
+        let rows: Vec<Row> = rows.take(limit.saturating_sub(removed)).collect::<Result<_, _>>()?;
+        removed += rows.len();
+        for (key, _) in rows {
+            step.txn.delete(Table::Releases, key);
+        }
+    }
+    Ok(removed)
 }
 
 fn delete_backups<B: Base>(step: &mut Step<'_, '_, B>, stanza: &StanzaName, limit: usize) -> Result<usize, ReadError> {

@@ -6,7 +6,7 @@ use pgmesh_postgres::{Lsn, SegmentName, TimelineId, WalFileName};
 use pgmesh_storage::{BackupLabel, DbId, RepoKey};
 use serde::{Deserialize, Serialize};
 
-use super::{LogIndex, StoredObject};
+use super::{ExpiredIn, Hold, LogIndex, StoredObject};
 
 /// One committed backup, as `info` shows it, and as a restore needs it to find its manifest. Its key is (stanza,
 /// label). Databases, tablespaces and files are in the manifest.
@@ -52,9 +52,27 @@ pub struct BackupRecord {
     pub manifest: StoredObject,
     /// The version of pgmesh that took it.
     pub program: String,
+    /// Repositories that do not keep it any more.
+    pub expired: ExpiredIn,
+    /// The hold on it.
+    pub hold: Option<Hold>,
 }
 
 impl BackupRecord {
+    /// The repositories that keep it and have its manifest.
+    pub fn holders(&self) -> impl Iterator<Item = RepoKey> {
+        let replicas = self.manifest.replicas.iter();
+        replicas
+            .map(|replica| replica.repo)
+            .filter(|repo| self.is_kept_in(*repo))
+    }
+
+    /// Whether a repository keeps it, or still owes it.
+    #[must_use]
+    pub fn is_kept_in(&self, repo: RepoKey) -> bool {
+        !self.expired.contains(&repo)
+    }
+
     /// Whether the backup needs a WAL file, or a later file of the same timeline. A history file stands for the whole
     /// timeline.
     #[must_use]

@@ -10,7 +10,18 @@ use pgmesh_storage::Digest;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{Branch, HistoryRecord, LogIndex};
+use super::{Branch, LogIndex};
+
+/// A timeline history file, as far as the catalog compares it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryRecord {
+    /// Digest of the file.
+    pub digest: Digest,
+    /// Its newest lines, oldest first: at most [`limits::LINES`](crate::limits::LINES).
+    pub branches: Vec<Branch>,
+    /// When it was archived.
+    pub since: LogIndex,
+}
 
 /// One history as it is kept.
 #[derive(Serialize, Deserialize)]

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use pgmesh_postgres::{Lsn, PgVersion, SegmentName, SegmentSize, SystemId, TimelineId, WalFileName};
-use pgmesh_storage::{ArchiveId, BackupLabel, DbId, Digest, StanzaName};
+use pgmesh_storage::{ArchiveId, BackupLabel, DbId, StanzaName};
 use serde::{Deserialize, Serialize};
 
-use super::histories;
-use super::{Branch, LogIndex, Server, SessionId, StoredObject};
+use super::histories::{self, HistoryRecord};
+use super::{Branch, ExpiredIn, LogIndex, Server, SessionId, StoredObject};
 use crate::limits;
-use crate::refusal::Refusal;
+use crate::refusal::{OtherMachine, OtherWriter, Refusal};
 
 /// One PostgreSQL cluster that the mesh backs up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -191,13 +191,13 @@ impl Writer {
     /// The refusal of another instance that pushes in this writer's place.
     #[must_use]
     pub fn refusal(&self, stanza: &StanzaName, timeline: TimelineId, given: &str) -> Refusal {
-        Refusal::OtherWriter {
+        Refusal::OtherWriter(OtherWriter {
             stanza: stanza.clone(),
             timeline,
             known: self.instance.clone(),
             host: self.host.clone(),
             given: given.to_owned(),
-        }
+        })
     }
 }
 
@@ -246,7 +246,7 @@ impl LastPush {
     /// The refusal of the same instance on another machine.
     #[must_use]
     pub fn refusal(&self, stanza: &StanzaName, timeline: TimelineId, now: i64) -> Refusal {
-        Refusal::OtherMachine {
+        Refusal::OtherMachine(OtherMachine {
             stanza: stanza.clone(),
             timeline,
             host: self.host.clone(),
@@ -254,19 +254,8 @@ impl LastPush {
             segment: self.segment,
             seconds: now.saturating_sub(self.at).max(0),
             wait: self.patience(),
-        }
+        })
     }
-}
-
-/// A timeline history file, as far as the catalog compares it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HistoryRecord {
-    /// Digest of the file.
-    pub digest: Digest,
-    /// Its newest lines, oldest first: at most [`limits::LINES`](crate::limits::LINES).
-    pub branches: Vec<Branch>,
-    /// When it was archived.
-    pub since: LogIndex,
 }
 
 /// A backup in progress: the lock on the stanza's backups. It ends with its session.
@@ -278,6 +267,9 @@ pub struct RunningBackup {
     pub label: BackupLabel,
     /// When it began, in seconds since the Unix epoch.
     pub began_at: i64,
+    /// Set when its uses of chunks begin to be noted: from then on nothing of its stanza expires or is released until
+    /// it is committed or given up.
+    pub is_staged: bool,
 }
 
 /// One archived WAL file; its key is (stanza, database, file name).
@@ -290,4 +282,6 @@ pub struct SegmentRecord {
     /// The log position of the push. It decides which of two files was archived first, not a clock. 0 for a file that
     /// was taken up from a repository when the catalog was rebuilt: it was archived before all others.
     pub pushed: LogIndex,
+    /// Repositories that do not keep it any more.
+    pub expired: ExpiredIn,
 }

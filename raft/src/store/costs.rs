@@ -77,6 +77,7 @@ fn fill(state: &StateStore) {
         object: push_segment(1, 1, 1).object.stored(vec![replica(1, 0), replica(2, 0)]),
         pushed_at: 1,
         pushed: LogIndex(1),
+        expired: crate::ExpiredIn::new(),
     };
     for number in 0..FILES {
         segment.object.digest = digest(number.into());

@@ -18,6 +18,7 @@ mod ledger;
 mod log;
 mod mark;
 mod pack;
+mod rebuild;
 mod skipped;
 mod state;
 mod state_db;

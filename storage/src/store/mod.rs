@@ -57,7 +57,7 @@ impl Store {
     pub fn create(settings: &StoreSettings) -> Result<Self, StoreError> {
         match settings.kind()? {
             StoreKind::Posix => Ok(Self::of_directory(PosixStore::create(directory(settings)?)?)),
-            _ => Self::open(settings),
+            StoreKind::S3 | StoreKind::Azure | StoreKind::Gcs => Self::open(settings),
         }
     }
 

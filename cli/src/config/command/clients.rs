@@ -1,7 +1,6 @@
 //! The commands about who is a member of the mesh, nodes aside.
 
-use super::commands::{optional, required};
-use super::{Command, CommandSpec};
+use super::{Argument, Command, CommandSpec};
 
 /// `client list`.
 pub const LIST: CommandSpec = CommandSpec {
@@ -38,7 +37,7 @@ pub const REVOKE: CommandSpec = CommandSpec {
             node, which has the mesh's private key: look at `pgmesh node list`. The host joins again with a new token. A \
             node goes with `pgmesh node remove`. Refused where the last administrator who was invited would shut itself out, or no certificate of \
             the name is known, unless --force is given.",
-    arguments: &[required("NAME", "as `pgmesh client list` names it")],
+    arguments: &[Argument::required("NAME", "as `pgmesh client list` names it")],
     examples: &[
         (
             "pgmesh --config=/etc/pgmesh/node.conf client revoke db1 --reason='disk stolen'",
@@ -64,7 +63,7 @@ pub const INVITE: CommandSpec = CommandSpec {
             the new node takes the place of the one that has lost its disk, which must not run. Other roles choose \
             their name when they join; with --force, the token is for NAME and no other, and the certificates that \
             NAME has in the same role are revoked when it is used.",
-    arguments: &[optional(
+    arguments: &[Argument::optional(
         "NAME",
         "with --role=node: the `node-name` of the new node; with --force: the name that it takes over",
     )],
@@ -103,8 +102,8 @@ pub const JOIN: CommandSpec = CommandSpec {
             private key never leaves the host. The certificate renews itself while the host uses the mesh. No two \
             members have one name.",
     arguments: &[
-        required("TOKEN", "what `pgmesh invite` printed; - reads it from stdin"),
-        optional(
+        Argument::required("TOKEN", "what `pgmesh invite` printed; - reads it from stdin"),
+        Argument::optional(
             "NAME",
             "what the mesh calls this member; this host's name where it is left out",
         ),

@@ -1,22 +1,6 @@
 //! The description of each command: its words, its help, its examples.
 
-use super::{Argument, Command, CommandSpec, clients, retention};
-
-pub(super) const fn required(name: &'static str, help: &'static str) -> Argument {
-    Argument {
-        name,
-        required: true,
-        help,
-    }
-}
-
-pub(super) const fn optional(name: &'static str, help: &'static str) -> Argument {
-    Argument {
-        name,
-        required: false,
-        help,
-    }
-}
+use super::{Argument, Command, CommandSpec, clients, nodes, repositories, retention};
 
 /// Every command, in the order of [`Command`].
 pub const COMMANDS: &[CommandSpec] = &[
@@ -49,7 +33,7 @@ pub const COMMANDS: &[CommandSpec] = &[
                 it is forgotten once more, the mark is removed, too. Needs an administrator's certificate, as a node \
                 has it. `--output=json`: `timelines` (`timeline`, `first`, `last`, `files`, `bytes`), `backups` (the \
                 first 20), `backup-count`.",
-        arguments: &[required(
+        arguments: &[Argument::required(
             "FILE",
             "the first file: a segment, or a timeline's history file",
         )],
@@ -75,8 +59,8 @@ pub const COMMANDS: &[CommandSpec] = &[
                 exits above 125, so that PostgreSQL stops instead of ending recovery early. While standby.signal is \
                 present PostgreSQL retries, and the exit code stays below 126.",
         arguments: &[
-            required("SEGMENT", "the file's name, %f in restore_command"),
-            required("DEST", "where to write it, %p in restore_command"),
+            Argument::required("SEGMENT", "the file's name, %f in restore_command"),
+            Argument::required("DEST", "where to write it, %p in restore_command"),
         ],
         examples: &[(
             "restore_command = 'pgmesh --stanza=main archive-get %f \"%p\"'",
@@ -91,7 +75,7 @@ pub const COMMANDS: &[CommandSpec] = &[
         about: "Sends one WAL file to all repositories of the stanza and exits 0 when archive-ack of them hold it \
                 durably and the catalog has recorded it. The same file again succeeds with a warning; other content \
                 under a known name is refused with exit 45.",
-        arguments: &[required("PATH", "the file, %p in archive_command")],
+        arguments: &[Argument::required("PATH", "the file, %p in archive_command")],
         examples: &[(
             "archive_command = 'pgmesh --stanza=main archive-push %p'",
             "in postgresql.conf",
@@ -127,7 +111,7 @@ pub const COMMANDS: &[CommandSpec] = &[
                 (`node rescue`) although the other nodes were not gone. Stop the rescued node first: everything that \
                 it has acknowledged meanwhile is given up, and it joins again with an empty node-path. No backup is \
                 taken until the repositories have been compared with the catalog.",
-        arguments: &[required(
+        arguments: &[Argument::required(
             "POSITION",
             "the position that the catalog had reached, as doctor and status show it",
         )],
@@ -187,7 +171,7 @@ pub const COMMANDS: &[CommandSpec] = &[
         name: "completions",
         summary: "Print completions for a shell",
         about: "Prints a completion script for bash, zsh, fish, elvish or powershell.",
-        arguments: &[required("SHELL", "bash, zsh, fish, elvish or powershell")],
+        arguments: &[Argument::required("SHELL", "bash, zsh, fish, elvish or powershell")],
         examples: &[(
             "pgmesh completions bash > /etc/bash_completion.d/pgmesh",
             "for all users of bash",
@@ -220,8 +204,8 @@ pub const COMMANDS: &[CommandSpec] = &[
         about: "Without an argument: all commands. With a command: its options. With a command and an option: all \
                 about that option.",
         arguments: &[
-            optional("COMMAND", "the command to explain"),
-            optional("OPTION", "the option of that command to explain"),
+            Argument::optional("COMMAND", "the command to explain"),
+            Argument::optional("OPTION", "the option of that command to explain"),
         ],
         examples: &[
             ("pgmesh help restore", "the options of restore"),
@@ -250,264 +234,24 @@ pub const COMMANDS: &[CommandSpec] = &[
     },
     clients::INVITE,
     clients::JOIN,
-    CommandSpec {
-        command: Command::NodeDemote,
-        name: "node demote",
-        summary: "Take a node's vote away",
-        about: "The node keeps its catalog and its clients, and votes no more. The mesh gives the vote to another node if one is there: see mesh-voters.",
-        arguments: &[required("NAME", "the node, as `pgmesh node list` names it")],
-        examples: &[(
-            "pgmesh --config=/etc/pgmesh/node.conf node demote n3",
-            "before n3 is moved to a far place",
-        )],
-        hidden: false,
-    },
-    CommandSpec {
-        command: Command::NodeDrain,
-        name: "node drain",
-        summary: "Send a node's clients elsewhere",
-        about: "The node takes no new clients and hands leadership on; its repositories stay in use. For maintenance: drain, work, `node resume`.",
-        arguments: &[required("NAME", "the node, as `pgmesh node list` names it")],
-        examples: &[(
-            "pgmesh --config=/etc/pgmesh/node.conf node drain n2",
-            "before n2 is restarted for an upgrade",
-        )],
-        hidden: false,
-    },
-    CommandSpec {
-        command: Command::NodeInit,
-        name: "node init",
-        summary: "Create a mesh with this host as its first node",
-        about: "Creates the data directory, the mesh's certificate authority, the node's own identity and an \
-                administrator's. Refuses a directory that holds a node already.",
-        arguments: &[],
-        examples: &[(
-            "pgmesh --config=/etc/pgmesh/node.conf node init",
-            "once, before the first `node start`",
-        )],
-        hidden: false,
-    },
-    CommandSpec {
-        command: Command::NodeJoin,
-        name: "node join",
-        summary: "Join a mesh as another node",
-        about: "Exchanges a token of `pgmesh invite --role=node NAME` for this node's own certificate and creates the data directory; refuses a directory that holds a node already. The node then starts with `node start`, fetches the catalog, and becomes a voter when it has caught up. The token is for the `node-name` of this host. A host that lost its disk joins again under its old name, with a token that was made with --force. The private key never leaves the host.",
-        arguments: &[required(
-            "TOKEN",
-            "what `pgmesh invite --role=node NAME` printed; - reads it from stdin",
-        )],
-        examples: &[
-            (
-                "pgmesh --config=/etc/pgmesh/node.conf node join pgmesh1.eyJhZGRy…",
-                "on the new host, before the first `node start`",
-            ),
-            (
-                "ssh node1 pgmesh --config=/etc/pgmesh/node.conf invite --role=node node2 | pgmesh --config=/etc/pgmesh/node.conf node join -",
-                "without the token in any process list",
-            ),
-        ],
-        hidden: false,
-    },
-    CommandSpec {
-        command: Command::NodeList,
-        name: "node list",
-        summary: "List the nodes of the mesh",
-        about: "Name, region, part in consensus, state, addresses, program and repositories of each node, as the catalog has them; `pgmesh status` asks the nodes themselves. `--output=json`: an array of objects with the keys `name`, `id`, `region`, `addresses`, `role`, `state`, `program`, `repositories`.",
-        arguments: &[],
-        examples: &[
-            ("pgmesh --config=/etc/pgmesh/node.conf node list", "for people"),
-            (
-                "pgmesh --config=/etc/pgmesh/node.conf --output=json node list",
-                "for programs",
-            ),
-        ],
-        hidden: false,
-    },
-    CommandSpec {
-        command: Command::NodePromote,
-        name: "node promote",
-        summary: "Give a node a vote",
-        about: "The node becomes a voter when it has caught up. An odd number of voters is best: of 3, one may be lost; of 5, two.",
-        arguments: &[required("NAME", "the node, as `pgmesh node list` names it")],
-        examples: &[(
-            "pgmesh --config=/etc/pgmesh/node.conf node promote n4",
-            "instead of waiting for the mesh to choose",
-        )],
-        hidden: false,
-    },
-    CommandSpec {
-        command: Command::NodeRemove,
-        name: "node remove",
-        summary: "Take a node out of the mesh for good",
-        about: "Also when the node is dead. Refused while it hosts repositories, unless --force is given: they are \
-                away then until another node takes them over. Also refused while the remaining voters that answer are \
-                no majority: remove the dead nodes first. Its certificates, and the administrator's in its node-path, \
-                count no more. The name may come back with `node join`.",
-        arguments: &[required("NAME", "the node, as `pgmesh node list` names it")],
-        examples: &[
-            (
-                "pgmesh --config=/etc/pgmesh/node.conf node remove n3",
-                "after it was drained",
-            ),
-            (
-                "pgmesh --config=/etc/pgmesh/node.conf --force node remove n3",
-                "after its host burnt down with its repository",
-            ),
-        ],
-        hidden: false,
-    },
-    CommandSpec {
-        command: Command::NodeRescue,
-        name: "node rescue",
-        summary: "Go on alone when most nodes are gone for good",
-        about: "For a mesh that has lost the majority of its voters for good: this host's node, which must be \
-                stopped, goes on alone with its own copy of the catalog. Later entries that the other nodes had \
-                acknowledged may be lost; the marks in the repositories show how far the catalog had come. Nodes of \
-                the old mesh are kept out: they are removed, and a mark in each repository that can be read keeps \
-                them from acknowledging or deleting anything there. For some minutes after the start no backup is \
-                taken, until the repositories have been compared with the catalog. Refused while another node \
-                answers, or while a repository of this node's file cannot be read; `--force` goes on all the same. \
-                `--dry-run` changes nothing, and says what would be done.",
-        arguments: &[],
-        examples: &[
-            (
-                "pgmesh --config=/etc/pgmesh/node.conf --dry-run node rescue",
-                "what would be done, and what may be lost",
-            ),
-            (
-                "pgmesh --config=/etc/pgmesh/node.conf node rescue",
-                "on the node that is left, before 'node start'",
-            ),
-        ],
-        hidden: false,
-    },
-    CommandSpec {
-        command: Command::NodeResume,
-        name: "node resume",
-        summary: "Let a drained node take clients again",
-        about: "Ends `node drain`.",
-        arguments: &[required("NAME", "the node, as `pgmesh node list` names it")],
-        examples: &[(
-            "pgmesh --config=/etc/pgmesh/node.conf node resume n2",
-            "after maintenance",
-        )],
-        hidden: false,
-    },
-    CommandSpec {
-        command: Command::NodeStart,
-        name: "node start",
-        summary: "Run this host's node in the foreground",
-        about: "Serves the mesh until SIGTERM or SIGINT, then finishes what is under way and exits 0. Logs go to \
-                stderr, for systemd or a container to keep.",
-        arguments: &[],
-        examples: &[(
-            "pgmesh --config=/etc/pgmesh/node.conf node start",
-            "from a service unit",
-        )],
-        hidden: false,
-    },
+    nodes::DEMOTE,
+    nodes::DRAIN,
+    nodes::INIT,
+    nodes::JOIN,
+    nodes::LIST,
+    nodes::PROMOTE,
+    nodes::REMOVE,
+    nodes::RESCUE,
+    nodes::RESUME,
+    nodes::START,
     retention::RELEASE,
-    CommandSpec {
-        command: Command::RepoCheck,
-        name: "repo-check",
-        summary: "Try whether a place can hold a repository",
-        about: "Writes, reads, lists and deletes a few objects beside the repository, from this host and with this host's \
-                options and credentials, and says what works and how long it took: connection, credentials, \
-                conditional writes, parts of objects, long objects, object lock. No node is needed, and nothing of \
-                the repository is touched.",
-        arguments: &[],
-        examples: &[(
-            "pgmesh --config=/etc/pgmesh/node.conf --repo=2 repo-check",
-            "before repo2 is used for the first time",
-        )],
-        hidden: false,
-    },
-    CommandSpec {
-        command: Command::RepoGet,
-        name: "repo-get",
-        summary: "Print a stored object, decrypted and checked",
-        about: "Writes the content of one object of a repository to stdout after checking it. With --repo-direct no node \
-                is asked.",
-        arguments: &[required(
-            "FILE",
-            "the object's path in the repository, as repo-ls prints it",
-        )],
-        examples: &[(
-            "pgmesh --repo=1 repo-get stanza/main/archive/15-1/00000001.history",
-            "one object of repo1",
-        )],
-        hidden: false,
-    },
-    CommandSpec {
-        command: Command::RepoLs,
-        name: "repo-ls",
-        summary: "List the objects of a repository",
-        about: "Lists what lies under a path of a repository. With --repo-direct no node is asked.",
-        arguments: &[optional("PATH", "where to look; everything when left out")],
-        examples: &[(
-            "pgmesh --repo=1 repo-ls stanza/main/backup",
-            "the stored manifests of a stanza",
-        )],
-        hidden: false,
-    },
-    CommandSpec {
-        command: Command::RepoRemove,
-        name: "repo-remove",
-        summary: "Forget a repository",
-        about: "Takes a repository out of the mesh: nothing is written to it any more, and nothing is owed to it. Its \
-                objects are not deleted, and can be restored from with --repo-direct. Refused if it has the only \
-                replica of an object, unless --force is given. Remove it from the node's file, too, or it is declared \
-                anew.",
-        arguments: &[],
-        examples: &[(
-            "pgmesh --config=/etc/pgmesh/node.conf --repo=2 repo-remove",
-            "after repo2 was given up",
-        )],
-        hidden: false,
-    },
-    CommandSpec {
-        command: Command::RepoReplace,
-        name: "repo-replace",
-        summary: "Put an empty repository where one was lost with its disk",
-        about: "Run it on the node that declares the repository. Makes an empty one at repoN-path, withdraws all \
-                replicas that the catalog has in the lost repository, and makes them debts of the new one: \
-                `repo-sync` shows how it is filled. If an older copy of the repository lies there, it is taken up \
-                instead, and the objects that it lacks become debts. Refused while the repository itself can still be \
-                read.",
-        arguments: &[],
-        examples: &[(
-            "pgmesh --config=/etc/pgmesh/node.conf --repo=2 repo-replace && pgmesh --config=/etc/pgmesh/node.conf --repo=2 repo-sync",
-            "after the disk of repo2 was replaced",
-        )],
-        hidden: false,
-    },
-    CommandSpec {
-        command: Command::RepoSync,
-        name: "repo-sync",
-        summary: "Fill a repository from the others",
-        about: "Makes a debt of each object that the other repositories have and this one lacks, and waits until the \
-                debts are paid. The nodes copy among themselves; no PG host is involved, nothing is compressed anew. \
-                The work goes on when this command is stopped, and `info` shows what is left. See repair-rate.",
-        arguments: &[],
-        examples: &[(
-            "pgmesh --config=/etc/pgmesh/node.conf --repo=3 repo-sync",
-            "after repo3 was added or lost its disk",
-        )],
-        hidden: false,
-    },
-    CommandSpec {
-        command: Command::RepoUpdate,
-        name: "repo-update",
-        summary: "Change a repository's definition in the catalog",
-        about: "The first node that declares a repository registers it; a node that declares it differently does \
-                not serve it. This command makes this node's declaration the valid one.",
-        arguments: &[],
-        examples: &[(
-            "pgmesh --config=/etc/pgmesh/node.conf --repo=2 repo-update",
-            "after repo2 was moved",
-        )],
-        hidden: false,
-    },
+    repositories::CHECK,
+    repositories::GET,
+    repositories::LS,
+    repositories::REMOVE,
+    repositories::REPLACE,
+    repositories::SYNC,
+    repositories::UPDATE,
     CommandSpec {
         command: Command::Restore,
         name: "restore",
@@ -535,7 +279,10 @@ pub const COMMANDS: &[CommandSpec] = &[
         about: "Ends an open session of any client: the stanza of a backup is free again, and garbage that was kept \
                 for the session is deleted. The process that held it fails at its next request; a new backup does not \
                 send again what was stored. `doctor` names sessions that are old.",
-        arguments: &[required("ID", "the session's number, as doctor and status say it")],
+        arguments: &[Argument::required(
+            "ID",
+            "the session's number, as doctor and status say it",
+        )],
         examples: &[(
             "pgmesh --config=/etc/pgmesh/node.conf session-end 4711",
             "after the host of a backup was lost",

@@ -1,7 +1,6 @@
 //! The commands about how long backups are kept.
 
-use super::commands::required;
-use super::{Command, CommandSpec};
+use super::{Argument, Command, CommandSpec};
 
 /// `expire`.
 pub const EXPIRE: CommandSpec = CommandSpec {
@@ -43,7 +42,7 @@ pub const HOLD: CommandSpec = CommandSpec {
     about: "A held backup does not expire in any repository, and does not count for retention. So the backups that it \
             depends on stay too: of an incremental backup its full backup. `info` shows holds. A second hold takes the \
             place of the first. `release` ends it, and --until lets it end by itself.",
-    arguments: &[required("LABEL", "the backup, as `pgmesh info` names it")],
+    arguments: &[Argument::required("LABEL", "the backup, as `pgmesh info` names it")],
     examples: &[
         (
             "pgmesh --stanza=main hold 20261123-020001F --why='audit of 2026'",
@@ -68,7 +67,7 @@ pub const RELEASE: CommandSpec = CommandSpec {
     summary: "End the hold on a backup",
     about: "The next `expire` treats the backup as any other. Needs an administrator's certificate, as a node has it: a \
             host that was broken into cannot release what was held to protect it.",
-    arguments: &[required("LABEL", "the backup, as `pgmesh info` names it")],
+    arguments: &[Argument::required("LABEL", "the backup, as `pgmesh info` names it")],
     examples: &[(
         "pgmesh --config=/etc/pgmesh/node.conf --stanza=main release 20261123-020001F",
         "on a node",

@@ -2,7 +2,7 @@
 //! archived yet lie in `pg_wal`, which the server has flushed up to where a backup begins.
 
 use super::{Stretch, Unknown};
-use crate::backup::take::Context;
+use crate::backup::context::Context;
 use pgmesh_postgres::wal::{Joiner, SegmentMap, SegmentMapper};
 use pgmesh_postgres::{ChangeMap, Lsn, PgVersion, SegmentName, SegmentSize};
 use pgmesh_protocol::failure::chain;

@@ -5,8 +5,8 @@
 mod maps;
 mod summaries;
 
+use super::context::Context;
 use super::summary::ChosenBy;
-use super::take::Context;
 use pgmesh_postgres::{ChangeMap, Lsn, TimelineId};
 use pgmesh_storage::ManifestRoot;
 use std::ops::Range;

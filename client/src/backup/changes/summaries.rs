@@ -1,7 +1,7 @@
 //! PostgreSQL's own summaries of its WAL.
 
 use super::{Stretch, Unknown};
-use crate::backup::take::Context;
+use crate::backup::context::Context;
 use pgmesh_postgres::{ChangeMap, Lsn};
 use pgmesh_protocol::failure::chain;
 use std::time::Duration;

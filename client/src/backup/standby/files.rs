@@ -1,35 +1,16 @@
 //! One tree of two directories: the standby's replicated files, and the primary's other files.
 
-use super::super::take::walk_failure;
+use super::replicated::{REPLICATED, is_replicated};
 use super::{PrimaryFiles, Standby, remote};
+use crate::backup::plan::walk_failure;
 use crate::pg::{OpenCluster, database_failure};
-use pgmesh_postgres::{ClusterTree, ControlFile, Entries, Entry, EntryKind, PgVersion, WalkOptions, walk};
+use pgmesh_postgres::{ClusterTree, Entries, Entry, EntryKind, PgVersion, WalkOptions, walk};
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_runtime::tasks;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// The directories that replay keeps the same on a standby, and that a restartpoint writes. Everything else in a data
-/// directory is the server's own, as is `pg_control`.
-pub const REPLICATED: &[&str] = &[
-    "base",
-    "global",
-    "pg_commit_ts",
-    "pg_multixact",
-    "pg_tblspc",
-    "pg_twophase",
-    "pg_xact",
-];
 const TABLESPACES: &str = "pg_tblspc/";
-
-/// Whether the standby's copy of this path is taken.
-fn is_replicated(path: &str) -> bool {
-    REPLICATED.contains(&top(path)) && path != ControlFile::PATH
-}
-
-fn top(path: &str) -> &str {
-    path.split_once('/').map_or(path, |(top, _)| top)
-}
 
 /// Walks both directories.
 pub async fn tree(standby: &Standby, primary: &OpenCluster, exclude: &[String]) -> Result<ClusterTree, Failure> {

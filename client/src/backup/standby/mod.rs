@@ -14,6 +14,7 @@ mod choose;
 mod files;
 mod remote;
 mod replay;
+mod replicated;
 
 pub use choose::{Source, choose};
 

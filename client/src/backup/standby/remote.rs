@@ -1,7 +1,7 @@
 //! The files of a primary on another host: few and small, since everything large is replicated. They are fetched by SQL
 //! when the tree is made, and laid down in a directory that goes when the backup ends.
 
-use super::files::REPLICATED;
+use super::replicated::REPLICATED;
 use crate::pg::{PgClient, PgClientError, ServerFile, database_failure};
 use crate::text;
 use pgmesh_postgres::{ClusterTree, ControlFile, ControlFileError, Entry, EntryKind, Exclusions, Verdict, WalkOptions};

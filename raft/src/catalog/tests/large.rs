@@ -56,6 +56,7 @@ fn fill(catalog: &Catalog) {
         object: push_segment(1, 1, 1).object.stored(replicas()),
         pushed_at: 1,
         pushed: LogIndex(1),
+        expired: crate::ExpiredIn::new(),
     };
     for number in 0..SEGMENTS {
         let name = format!("{:08X}{:08X}{:08X}", 9, number / 256, number % 256);

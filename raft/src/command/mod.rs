@@ -3,23 +3,35 @@
 //! Commands are facts that the proposer vouches for ("these replicas are durable"); whether they may become part of
 //! the catalog is decided by [`apply`](mod@crate::apply) alone.
 
+mod adopt;
+mod backup;
+mod cluster;
+mod expiry;
 mod members;
+mod name;
+mod objects;
 mod orphans;
+mod wal;
 
+pub use adopt::{Adopt, AdoptedDatabase, AdoptedFile};
+pub use backup::CommitBackup;
+pub use cluster::Cluster;
+pub use expiry::{DropUses, EndListing, ExpireBackups, ExpireWal, HoldBackup, NoteUses, Release};
 pub use members::{AdmitNode, HandOutToken, IssueCertificate, NoteCertificate, RevokeCertificates};
+pub use objects::{ClaimedObject, NewChunk, NewReplica};
 pub use orphans::{DiscardOrphans, NoteOrphans};
+pub use wal::{Aside, PushSegment};
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pgmesh_postgres::{PgVersion, SegmentSize, SystemId, TimelineId, WalFileName};
-use pgmesh_storage::{BackupLabel, DbId, Digest, Generation, RepoKey, StanzaName, WrappedKey};
+use pgmesh_postgres::{SystemId, TimelineId, WalFileName};
+use pgmesh_storage::{BackupLabel, Digest, Generation, RepoKey, StanzaName, WrappedKey};
 use serde::{Deserialize, Serialize};
 
-use crate::apply::CERTIFICATES;
 use crate::model::{
-    BackupRecord, Branch, CatalogLoss, Claim, CondemnedChunk, DebtReason, GarbageKey, GarbageObject, LogIndex,
-    MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef, PlacedIdentity, Redemption, Replica, RequestId, Server,
-    SessionId, SessionKind, StoredObject, TokenId, TokenRole, VotePolicy,
+    CatalogLoss, Claim, CondemnedChunk, DebtReason, GarbageKey, GarbageObject, LogIndex, MeshRecord, NodeName,
+    NodeRecord, NodeService, ObjectRef, PlacedIdentity, Redemption, RequestId, SessionId, SessionKind, TokenId,
+    TokenRole, VotePolicy,
 };
 
 /// A command, its actor and its time: one entry of the Raft log.
@@ -495,7 +507,7 @@ pub enum Command {
 
     /// Uses the token of a member that is no node up, and notes its certificate. The name must be free, or the token
     /// made to replace: no certificate of another key may count under it. From level
-    /// [`CERTIFICATES`], as the next two. Reply: `Joined`.
+    /// [`CERTIFICATES`](crate::apply::CERTIFICATES), as the next two. Reply: `Joined`.
     IssueCertificate(Box<IssueCertificate>),
     /// A certificate was renewed, or one is in use that the catalog does not know. Refused for a key that was revoked.
     /// Reply: `Done`.
@@ -506,278 +518,50 @@ pub enum Command {
     /// Hands out a join token, as `CreateToken`, and remembers who has made it. Refused to a revoked administrator.
     /// Reply: `Done`.
     HandOutToken(Box<HandOutToken>),
-}
 
-impl Command {
-    /// The apply level from which on all programs can read it. Below it the command must not enter the log: an older
-    /// program would stand still there.
-    #[must_use]
-    pub fn level(&self) -> u32 {
-        match self {
-            Self::IssueCertificate(_)
-            | Self::NoteCertificate(_)
-            | Self::RevokeCertificates(_)
-            | Self::HandOutToken(_)
-            | Self::CreateToken {
-                role: TokenRole::Member { .. },
-                ..
-            } => CERTIFICATES,
-            _ => 1,
-        }
-    }
-
-    /// The command's name, for messages.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::FoundMesh(_) => "found mesh",
-            Self::ReportLoss(_) => "report loss",
-            Self::AcceptLoss { .. } => "accept loss",
-            Self::BeginEra { .. } => "begin era",
-            Self::Compared { .. } => "compared",
-            Self::NoteLevel { .. } => "note level",
-            Self::RaiseLevel { .. } => "raise level",
-            Self::RegisterNode { .. } => "register node",
-            Self::AdmitNode(_) => "admit node",
-            Self::AnnounceNode { .. } => "announce node",
-            Self::RenumberNode { .. } => "renumber node",
-            Self::MarkRepository { .. } => "mark repository",
-            Self::RaiseFloor { .. } => "raise floor",
-            Self::NoteOrphans(_) => "note orphans",
-            Self::DiscardOrphans(_) => "discard orphans",
-            Self::SetNodeService { .. } => "set node service",
-            Self::SetNodeVote { .. } => "set node vote",
-            Self::RegisterRepository { .. } => "register repository",
-            Self::UpdateRepository { .. } => "update repository",
-            Self::RetireRepository { .. } => "retire repository",
-            Self::ReplaceRepository { .. } => "replace repository",
-            Self::Backfill { .. } => "backfill",
-            Self::CreateStanza { .. } => "create stanza",
-            Self::UpgradeStanza { .. } => "upgrade stanza",
-            Self::DeleteStanza { .. } => "delete stanza",
-            Self::StopStanza { .. } => "stop stanza",
-            Self::StartStanza { .. } => "start stanza",
-            Self::AdoptWriter { .. } => "adopt writer",
-            Self::ForgetWal { .. } => "forget WAL",
-            Self::PushSegment(_) => "push segment",
-            Self::AddChunks { .. } => "add chunks",
-            Self::OpenSession { .. } => "open session",
-            Self::AdoptSession { .. } => "adopt session",
-            Self::CloseSession { .. } => "close session",
-            Self::ExpireSession { .. } => "expire session",
-            Self::BeginBackup { .. } => "begin backup",
-            Self::CommitBackup(_) => "commit backup",
-            Self::Annotate { .. } => "annotate",
-            Self::RemoveBackup { .. } => "remove backup",
-            Self::AddReplicas { .. } => "add replicas",
-            Self::ReportBad { .. } => "report bad",
-            Self::Suspect { .. } => "suspect",
-            Self::Condemn { .. } => "condemn",
-            Self::Reprieve { .. } => "reprieve",
-            Self::Forget { .. } => "forget",
-            Self::ForgetGarbage { .. } => "forget garbage",
-            Self::KeepGarbage { .. } => "keep garbage",
-            Self::CreateToken { .. } => "create token",
-            Self::RedeemToken { .. } => "redeem token",
-            Self::Audit { .. } => "audit",
-            Self::Adopt(_) => "adopt",
-            Self::IssueCertificate(_) => "issue certificate",
-            Self::NoteCertificate(_) => "note certificate",
-            Self::RevokeCertificates(_) => "revoke certificates",
-            Self::HandOutToken(_) => "hand out token",
-        }
-    }
-}
-
-/// An object as a repository describes it. The proposer has read and checked it; the catalog adds it only where nothing
-/// contradicts it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Adopt {
-    /// A stanza that the catalog does not have, with all its databases.
-    Stanza {
-        /// Its name.
-        stanza: StanzaName,
-        /// Its databases, in the order of their identifiers, at least one.
-        databases: Vec<AdoptedDatabase>,
-    },
-    /// WAL files of one database of a known stanza. All or nothing.
-    WalFiles {
+    /// A running backup begins to note its uses of chunks: from here on nothing of its stanza expires or is released
+    /// until it is committed or given up, so that the node that reads both manifests compares them with uses that do
+    /// not change. Reply: `Done`.
+    StageUses {
         /// The stanza.
         stanza: StanzaName,
-        /// The database.
-        db: DbId,
-        /// The files.
-        files: Vec<AdoptedFile>,
-        /// The position of the catalog before the archive was listed. Refused with
-        /// [`Refusal::Recheck`](crate::Refusal::Recheck) when objects of the stanza may have been deleted since.
-        checked_at: LogIndex,
-    },
-    /// A backup whose chunks are all known.
-    Backup {
-        /// The stanza.
-        stanza: StanzaName,
-        /// Its label.
+        /// The session that holds the stanza's backup lock.
+        session: SessionId,
+        /// The label that the backup was begun with.
         label: BackupLabel,
-        /// The backup, as its manifest says.
-        record: Box<BackupRecord>,
-        /// Where its manifest is.
-        claims: Vec<Claim>,
     },
-}
-
-/// One database of a stanza, as its repository describes it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AdoptedDatabase {
-    /// Its identifier.
-    pub id: DbId,
-    /// The cluster.
-    pub cluster: Cluster,
-    /// The object that describes it, and where it is.
-    pub info: ClaimedObject,
-}
-
-/// One WAL file, as found in a repository.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AdoptedFile {
-    /// The file.
-    pub file: WalFileName,
-    /// Its content, and where it is; [`ClaimedObject::unknown`] where no good content was found.
-    pub object: ClaimedObject,
-    /// The lines of a history file; empty for other files.
-    pub branches: Vec<Branch>,
-}
-
-/// An object that is no chunk, and where it was made durable.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ClaimedObject {
-    /// Digest of the plain content.
-    pub digest: Digest,
-    /// Length of the plain content in bytes.
-    pub plain_length: u64,
-    /// Length as stored (compressed, without envelope) in bytes.
-    pub stored_length: u64,
-    /// Where it is, at most one claim a repository.
-    pub claims: Vec<Claim>,
-}
-
-impl ClaimedObject {
-    /// An object of which the name alone is known; see [`StoredObject::unknown`].
-    #[must_use]
-    pub fn unknown() -> Self {
-        let StoredObject {
-            digest,
-            plain_length,
-            stored_length,
-            replicas: _,
-        } = StoredObject::unknown();
-        Self {
-            digest,
-            plain_length,
-            stored_length,
-            claims: Vec::new(),
-        }
-    }
-
-    /// The record of it, with these of the claimed replicas.
-    #[must_use]
-    pub fn stored(&self, replicas: Vec<Replica>) -> StoredObject {
-        StoredObject {
-            digest: self.digest,
-            plain_length: self.plain_length,
-            stored_length: self.stored_length,
-            replicas,
-        }
-    }
-}
-
-/// The identity of a cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cluster {
-    /// The system identifier.
-    pub system_id: SystemId,
-    /// The major version.
-    pub version: PgVersion,
-    /// `pg_control`'s catalog version.
-    pub catalog_version: u32,
-    /// The WAL segment size.
-    pub segment_size: SegmentSize,
-}
-
-/// Why a file is set aside.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Aside {
-    /// The name that PostgreSQL gave it.
-    pub of: WalFileName,
-    /// The content that is archived under that name, and with which the file agrees as far as it must.
-    pub compared: Option<Digest>,
-}
-
-/// A WAL file that was uploaded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PushSegment {
-    /// The stanza; the file belongs to its current database.
-    pub stanza: StanzaName,
-    /// The file.
-    pub file: WalFileName,
-    /// Its content, and where it was made durable.
-    pub object: ClaimedObject,
-    /// `archive-ack`: how many good replicas there must be (invariant 1).
-    pub ack: u16,
-    /// [`View::applied`](crate::View::applied) before the upload began.
-    pub checked_at: LogIndex,
-    /// The system identifier of the pushing cluster.
-    pub system_id: SystemId,
-    /// The server that pushes.
-    pub server: Server,
-    /// Why the file is set aside; `None` for files of the archive.
-    pub aside: Option<Aside>,
-    /// Of which content of its segment a change map was made; `None` for other files.
-    pub mapped: Option<Digest>,
-    /// The timeline in the segment's first page header; `None` for files that have none.
-    pub header_timeline: Option<TimelineId>,
-    /// The lines of a history file; empty for other files.
-    pub branches: Vec<Branch>,
-}
-
-/// A backup to commit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CommitBackup {
-    /// The stanza.
-    pub stanza: StanzaName,
-    /// The session that holds the stanza's backup lock.
-    pub session: SessionId,
-    /// The label that it was begun with.
-    pub label: BackupLabel,
-    /// The backup. Where its manifest is, the claims say; replicas that are given here do not count.
-    pub record: BackupRecord,
-    /// Where its manifest is durable.
-    pub claims: Vec<Claim>,
-    /// `backup-ack`: how many good replicas of the manifest there must be.
-    pub ack: u16,
-    /// [`View::applied`](crate::View::applied) of the linearizable view that all chunks were checked in.
-    pub checked_at: LogIndex,
-}
-
-/// A chunk that was uploaded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NewChunk {
-    /// Its digest.
-    pub digest: Digest,
-    /// Length of the plaintext in bytes.
-    pub length: u32,
-    /// Length as stored (compressed, without envelope) in bytes.
-    pub stored_length: u32,
-    /// Where it is durable.
-    pub claims: Vec<Claim>,
-}
-
-/// A replica that was made good.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NewReplica {
-    /// The object.
-    pub object: ObjectRef,
-    /// The digest of the written content.
-    pub digest: Digest,
-    /// Where it is durable.
-    pub claim: Claim,
+    /// Notes uses of chunks, of a staged backup or of one that is listed. Reply: `Done`.
+    NoteUses(Box<NoteUses>),
+    /// Deaths of uses could not be noted, since the manifest before could not be read: the stanza is to be listed.
+    /// Reply: `Done`.
+    DoubtUses {
+        /// The stanza.
+        stanza: StanzaName,
+    },
+    /// All uses of a stanza are noted. Refused with [`Refusal::Recheck`](crate::Refusal::Recheck) where it was doubted
+    /// again since. Reply: `Done`.
+    EndListing(Box<EndListing>),
+    /// Drops uses of a backup that noted them and was given up, and releases the chunks in repositories that do not
+    /// need them. Reply: `Released`.
+    DropUses(Box<DropUses>),
+    /// One repository keeps backups no more. All or none: refused where one is held, and where the repository would be
+    /// left without a full backup of the database of its newest one. Reply: `Expired`.
+    ExpireBackups(Box<ExpireBackups>),
+    /// One repository keeps WAL files no more. Files are passed over that a backup needs that the repository keeps, and
+    /// files of which it has the only copy while another repository owes one. Reply: `ExpiredWal`.
+    ExpireWal(Box<ExpireWal>),
+    /// Withdraws the replicas of chunks that no backup needs that the repository keeps; chunks that no backup needs
+    /// anywhere are condemned. Each is judged by the uses that the catalog knows. Reply: `Released`.
+    Release(Box<Release>),
+    /// All that an expired backup alone needed in a repository is released. Reply: `Done`.
+    EndRelease {
+        /// The repository.
+        repo: RepoKey,
+        /// The stanza.
+        stanza: StanzaName,
+        /// The backup.
+        label: BackupLabel,
+    },
+    /// Holds a backup, or releases it. Reply: `Held`.
+    HoldBackup(Box<HoldBackup>),
 }
