@@ -125,10 +125,15 @@ fn each_repository_keeps_what_its_options_say() {
         "{json}"
     );
 
-    story.expire(&[DETAIL]).ok().says(&[
+    let done = story.expire(&[DETAIL, "--output=json"]).ok();
+    done.says(&[
         &format!("INFO: repo1: expire full backup set {set}"),
         "archive retention on backup",
     ]);
+    for repo in [0, 1] {
+        let (promised, kept) = (&json["repositories"][repo], &done.json()["repositories"][repo]);
+        assert_eq!(promised, kept, "the dry run has said it");
+    }
     assert_eq!(story.labels_in(1), [third.as_str()]);
     assert_eq!(story.labels_in(2), [second.as_str(), third.as_str()]);
     let again = story.expire(&[INFO]).ok();
