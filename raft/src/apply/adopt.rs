@@ -11,7 +11,7 @@ use pgmesh_storage::{BackupLabel, DbId, StanzaName};
 use super::backup::{place_manifest, put_new};
 use super::objects::place_new;
 use super::segment::refuse_contradiction;
-use super::{Base, Outcome, Step, stanza, uses};
+use super::{Base, Outcome, Step, stanza, use_judge};
 use crate::command::{Adopt, AdoptedDatabase, AdoptedFile, ClaimedObject};
 use crate::key;
 use crate::model::{
@@ -175,7 +175,7 @@ fn backup<B: Base>(
     record.manifest = place_manifest(step, &object, &record.manifest, claims)?;
     record.expired.clear();
     step.audit(format!("backup {label} of stanza {name} taken up from a repository"));
-    uses::doubt(step, name, true)?;
+    use_judge::doubt(step, name, true)?;
     // A sweep that looked for chunks that no backup names must look again (invariant 5).
     step.txn.put(Table::Mesh, key::ADOPTED.to_vec(), &step.index);
     put_new(step, name, &label, &record);

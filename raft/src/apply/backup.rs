@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use pgmesh_postgres::{SegmentName, SystemId, WalFileName};
 use pgmesh_storage::{BackupLabel, DbId, StanzaName};
 
-use super::objects::{Found, discard, need_replicas, need_session, place_new};
-use super::{Base, Outcome, Step, expiry, stanza, uses, withdrawn};
+use super::objects::{Found, discard, need_replicas, need_session, place_new, registered};
+use super::{Base, Outcome, Step, stanza, use_judge, withdrawn};
 use crate::command::{ClaimedObject, CommitBackup};
 use crate::error::ReadError;
 use crate::model::{
@@ -134,7 +134,7 @@ pub(super) fn commit<B: Base>(step: &mut Step<'_, '_, B>, commit: CommitBackup) 
     let running = owner.backup.take();
     if !running.is_some_and(|running| running.is_staged) {
         // Its uses of chunks are not noted.
-        uses::doubt(step, &name, true)?;
+        use_judge::doubt(step, &name, true)?;
     }
     stanza::put(step, &name, &owner);
     record.expired.clear();
@@ -290,7 +290,20 @@ pub(super) fn remove<B: Base>(step: &mut Step<'_, '_, B>, name: &StanzaName, lab
         archive: None,
     };
     discard(step, &object, &found)?;
-    expiry::release_everywhere(step, name, label)?;
+    release_everywhere(step, name, label)?;
     step.audit(format!("backup {label} of stanza {name} removed"));
     Ok(Reply::Done)
+}
+
+/// A backup has left the catalog at once: all that it alone needed is to be released in each repository.
+fn release_everywhere<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    name: &StanzaName,
+    label: &BackupLabel,
+) -> Result<(), ReadError> {
+    for repo in registered(step)? {
+        step.txn
+            .put(Table::Releases, key::release(repo, name, label), &step.index);
+    }
+    Ok(())
 }

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use pgmesh_postgres::{TimelineId, WalFileName};
-use pgmesh_storage::{DbId, Digest};
+use pgmesh_storage::DbId;
 
 use super::scenario::{World, begin, commit, digest, label, new_chunk, push_segment, replica, segment_name, stanza};
 use super::{Base, Counting, Txn, Writes, apply, next_index};
-use crate::command::{Command, NoteUses, Proposal};
+use crate::command::{Command, Proposal};
 use crate::model::{BackupRecord, LogIndex, RequestId, SessionId, SessionKind};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -186,25 +186,6 @@ fn a_commit_is_not_refused_for_what_harms_no_backup() {
     assert_eq!(committed(&mut world, session, 1, checked_at), Ok(Reply::Done));
 }
 
-/// The backup of `LABEL` notes that it is the first one that names these chunks.
-fn note_born(world: &mut World, session: SessionId, chunks: &[Digest]) {
-    let stage = Command::StageUses {
-        stanza: stanza(),
-        session,
-        label: label(LABEL),
-    };
-    world.run(stage).unwrap();
-    let note = NoteUses {
-        session: Some(session),
-        stanza: stanza(),
-        label: label(LABEL),
-        born: chunks.to_vec(),
-        carried: Vec::new(),
-        died: Vec::new(),
-    };
-    world.run(Command::NoteUses(Box::new(note))).unwrap();
-}
-
 #[test]
 fn invariant_5_a_suspected_chunk_is_condemned_unless_a_backup_took_it_back() {
     let mut world = with_chunks(1..=3);
@@ -225,7 +206,7 @@ fn invariant_5_a_suspected_chunk_is_condemned_unless_a_backup_took_it_back() {
     };
     assert_eq!(world.run(reprieve), Ok(Reply::Reprieved { chunks: 1 }));
     let checked_at = world.applied();
-    note_born(&mut world, session, &[digest(1)]);
+    world.note_uses(session, LABEL, &[digest(1)]);
     assert_eq!(committed(&mut world, session, 1, checked_at), Ok(Reply::Done));
     // A commit does not stop a sweep: a chunk that the backup does not name is condemned.
     let condemn = Command::Condemn {

@@ -6,8 +6,8 @@ use super::names::{self, retire_name};
 use super::objects::{
     count_kept, count_replica, need_session, oldest_backup, oldest_session, owe, repositories, retire,
 };
-use super::uses::Judge;
-use super::{Base, Outcome, Step, orphans, uses, withdrawn};
+use super::use_judge::Judge;
+use super::{Base, Outcome, Step, orphans, use_judge, withdrawn};
 use crate::error::ReadError;
 use crate::key;
 use crate::model::{
@@ -44,7 +44,7 @@ pub(super) fn condemn<B: Base>(step: &mut Step<'_, '_, B>, chunks: &[Digest], su
     if adopted > suspected {
         return Err(Refusal::Recheck { since: adopted }.into());
     }
-    uses::need_listed(step.txn)?;
+    use_judge::need_listed(step.txn)?;
     let mut condemned = Vec::new();
     let running = oldest_backup(step.txn)?;
     let mut judge = Judge::default();
@@ -84,7 +84,7 @@ pub(super) fn condemn_one<B: Base>(
         replicas: record.replicas.clone(),
     };
     retire(step, &ObjectRef::Chunk(*digest), &stored)?;
-    uses::drop_all(step, digest)?;
+    use_judge::drop_all(step, digest)?;
     record.condemned = Some(step.index);
     record.suspected = None;
     let key = key::chunk(digest);

@@ -17,6 +17,7 @@ pub(crate) mod names;
 mod node;
 pub(crate) mod objects;
 pub(crate) mod orphans;
+mod release;
 pub(crate) mod repository;
 mod repository_checks;
 mod request;
@@ -26,7 +27,8 @@ mod session;
 mod stanza;
 mod token;
 mod txn;
-pub(crate) mod uses;
+pub(crate) mod use_judge;
+mod uses;
 pub(crate) mod withdrawn;
 
 #[cfg(test)]
@@ -452,16 +454,13 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
         Command::HandOutToken(given) => token::hand_out(step, *given),
         Command::StageUses { stanza, session, label } => uses::stage(step, &stanza, session, &label),
         Command::NoteUses(note) => uses::note(step, &note),
-        Command::DoubtUses { stanza } => {
-            uses::doubt(step, &stanza, false)?;
-            Ok(Reply::Done)
-        }
+        Command::DoubtUses { stanza } => uses::doubt_deaths(step, &stanza),
         Command::EndListing(end) => uses::end_listing(step, &end),
         Command::DropUses(given) => uses::drop_abandoned(step, &given),
         Command::ExpireBackups(expire) => expiry::expire_backups(step, *expire),
         Command::ExpireWal(expire) => expiry::expire_wal(step, &expire),
-        Command::Release(given) => expiry::release(step, &given),
-        Command::EndRelease { repo, stanza, label } => expiry::end_release(step, repo, &stanza, &label),
+        Command::Release(given) => release::release(step, &given),
+        Command::EndRelease { repo, stanza, label } => release::end_release(step, repo, &stanza, &label),
         Command::HoldBackup(given) => expiry::hold(step, *given),
     }
 }

@@ -7,7 +7,7 @@
 use pgmesh_storage::{ArchiveId, RepoKey};
 
 use super::names::{free_generation, stale};
-use super::uses::Judge;
+use super::use_judge::Judge;
 use super::{Base, Outcome, Step, withdrawn};
 use crate::command::{ClaimedObject, NewReplica};
 use crate::error::ReadError;
@@ -165,6 +165,13 @@ pub(super) fn repositories<B: Base>(step: &Step<'_, '_, B>) -> Result<Vec<(RepoK
             Ok((repo, record))
         })
         .collect()
+}
+
+/// The repositories that new objects are owed to.
+pub(super) fn registered<B: Base>(step: &Step<'_, '_, B>) -> Result<Vec<RepoKey>, ReadError> {
+    let all = repositories(step)?.into_iter();
+    let staying = all.filter(|(_, record)| !record.is_retiring());
+    Ok(staying.map(|(repo, _)| repo).collect())
 }
 
 pub(super) fn need_repository<B: Base>(step: &Step<'_, '_, B>, repo: RepoKey) -> Outcome<RepositoryRecord> {

@@ -10,10 +10,10 @@ use pgmesh_storage::{Digest, RepoKey};
 use proptest::prelude::*;
 
 use super::scenario::{
-    World, begin, commit, create_stanza, digest, label, new_chunk, push_file, register, repo, segment_name, stanza,
+    World, begin, commit, create_stanza, digest, new_chunk, push_file, register, repo, segment_name, stanza,
 };
 use super::{Base, MemoryBase, Txn, apply, next_index};
-use crate::command::{Command, NewChunk, NewReplica, NoteUses, Proposal};
+use crate::command::{Command, NewChunk, NewReplica, Proposal};
 use crate::model::{
     ChunkState, Claim, CondemnedChunk, DebtReason, GarbageKey, GarbageObject, LogIndex, ObjectRef, Replica, SessionId,
     SessionKind, StoredObject,
@@ -494,35 +494,10 @@ impl Simulation {
             .map(|(digest, _)| digest)
             .collect();
         if b % 64 > 0 {
-            self.note_uses(session, &label, &found);
+            self.world.note_uses(session, &label, &found);
         }
         self.promises
             .push(Promise::Commit(session, checked_at, found, label, ack));
-    }
-
-    /// Notes the chunks that a backup names; the uses that end are noted never.
-    fn note_uses(&mut self, session: SessionId, text: &str, found: &[Digest]) {
-        let stage = Command::StageUses {
-            stanza: stanza(),
-            session,
-            label: label(text),
-        };
-        if self.world.run(stage).is_err() {
-            return;
-        }
-        let open = self.view().are_open(&stanza(), found).unwrap();
-        let named = std::iter::zip(found, open);
-        let (carried, born): (Vec<_>, Vec<_>) = named.partition(|(_, is_open)| *is_open);
-        let digests = |of: Vec<(&Digest, bool)>| of.into_iter().map(|(digest, _)| *digest).collect();
-        let note = NoteUses {
-            session: Some(session),
-            stanza: stanza(),
-            label: label(text),
-            born: digests(born),
-            carried: digests(carried),
-            died: Vec::new(),
-        };
-        self.world.run(Command::NoteUses(Box::new(note))).unwrap();
     }
 
     /// A backup takes suspicions of its chunks back.

@@ -11,7 +11,7 @@ use super::names::{free_generation, retire_name};
 use super::node::lose_reach;
 use super::objects::{count_kept, find, need_repository, note_lost, owe, repositories, settle, uncount_replica};
 use super::repository_checks::{changing, refuse_known_storage};
-use super::{Base, Outcome, Row, Step, expiry, orphans, withdrawn};
+use super::{Base, Outcome, Row, Step, orphans, release, withdrawn};
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
 use crate::model::{
@@ -328,7 +328,7 @@ impl Visit {
                 let is_changed = self.object(step, &object, &mut record.object)?;
                 let is_forgotten = self.kind == ChangeKind::Retiring && record.expired.remove(&self.repo);
                 if self.is_kept_nowhere(&record.expired) && record.object.replicas.is_empty() {
-                    expiry::drop_segment(step, key, &object, record)?;
+                    release::drop_segment(step, key, &object, record)?;
                 } else if is_changed || is_forgotten {
                     step.txn.put(table, key.clone(), &record);
                 }
@@ -365,7 +365,7 @@ impl Visit {
             }
             Table::Releases => {
                 let (repo, stanza, label) = key::read_release(key).ok_or_else(malformed)?;
-                expiry::drop_release(step, repo, &stanza, &label)?;
+                release::drop_release(step, repo, &stanza, &label)?;
             }
             _ => {
                 let (repo, object) = key::read_debt(key).ok_or_else(malformed)?;

@@ -7,7 +7,8 @@ use pgmesh_storage::{BackupLabel, DbId, Digest, DigestSuite, Generation, RepoKey
 
 use super::{MemoryBase, Txn, apply, next_index};
 use crate::command::{
-    AdmitNode, Adopt, ClaimedObject, Cluster, Command, CommitBackup, NewChunk, NewReplica, Proposal, PushSegment,
+    AdmitNode, Adopt, ClaimedObject, Cluster, Command, CommitBackup, NewChunk, NewReplica, NoteUses, Proposal,
+    PushSegment,
 };
 use crate::error::ReadError;
 use crate::model::{
@@ -151,6 +152,31 @@ impl World {
             Reply::Suspected { since: suspected } => self.run(Command::Condemn { chunks, suspected }),
             other => panic!("{other:?}"),
         }
+    }
+
+    /// The running backup notes these chunks as its own; uses that end are not noted.
+    pub(crate) fn note_uses(&mut self, session: SessionId, text: &str, chunks: &[Digest]) {
+        let stage = Command::StageUses {
+            stanza: stanza(),
+            session,
+            label: label(text),
+        };
+        if self.run(stage).is_err() {
+            return;
+        }
+        let open = self.view().are_open(&stanza(), chunks).unwrap();
+        let named = std::iter::zip(chunks, open);
+        let (carried, born): (Vec<_>, Vec<_>) = named.partition(|(_, is_open)| *is_open);
+        let digests = |of: Vec<(&Digest, bool)>| of.into_iter().map(|(digest, _)| *digest).collect();
+        let note = NoteUses {
+            session: Some(session),
+            stanza: stanza(),
+            label: label(text),
+            born: digests(born),
+            carried: digests(carried),
+            died: Vec::new(),
+        };
+        self.run(Command::NoteUses(Box::new(note))).unwrap();
     }
 
     pub(crate) fn begin_backup(&mut self, label: &str) -> SessionId {

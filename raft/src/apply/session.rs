@@ -2,7 +2,7 @@
 
 use super::node::need_member;
 use super::objects::need_session;
-use super::{Base, Outcome, Step, uses};
+use super::{Base, Outcome, Step, use_judge};
 use crate::key;
 use crate::model::{LogIndex, NodeName, SessionId, SessionRecord, StanzaRecord};
 use crate::refusal::Refusal;
@@ -86,7 +86,7 @@ fn end<B: Base>(step: &mut Step<'_, '_, B>, session: SessionId) -> Outcome<Optio
             && stanza.backup.as_ref().is_some_and(|backup| backup.session == session)
         {
             if let Some(running) = stanza.backup.take().filter(|running| running.is_staged) {
-                uses::abandon(step, name, &running.label);
+                use_judge::abandon(step, name, &running.label);
             }
             step.txn.put(Table::Stanzas, key, &stanza);
         }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::histories::{self, HistoryRecord};
 use super::{Branch, ExpiredIn, LogIndex, Server, SessionId, StoredObject};
 use crate::limits;
-use crate::refusal::{OtherMachine, OtherWriter, Refusal};
+use crate::refusal::{ExpiryRefusal, OtherMachine, OtherWriter, Refusal};
 
 /// One PostgreSQL cluster that the mesh backs up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +41,20 @@ impl StanzaRecord {
     #[must_use]
     pub fn current(&self) -> Option<&Database> {
         self.databases.last()
+    }
+
+    /// Refuses while a backup is staged: it compares itself with the one before, which must not change meanwhile.
+    ///
+    /// # Errors
+    /// [`ExpiryRefusal::Committing`].
+    pub fn refuse_staged(&self, name: &StanzaName) -> Result<(), Refusal> {
+        match &self.backup {
+            Some(running) if running.is_staged => Err(Refusal::Expiry(ExpiryRefusal::Committing {
+                stanza: name.clone(),
+                label: running.label.clone(),
+            })),
+            _ => Ok(()),
+        }
     }
 
     /// The database with this identifier.

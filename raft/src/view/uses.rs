@@ -5,7 +5,7 @@ use pgmesh_storage::{BackupLabel, DbId, Digest, RepoKey, StanzaName};
 
 use super::View;
 use crate::apply::Base;
-use crate::apply::uses::{self, Judge};
+use crate::apply::use_judge::{self, Judge};
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
 use crate::model::{LogIndex, ObjectRef, Unlisted, UseEvent};
@@ -127,7 +127,7 @@ impl<B: Base> View<B> {
 
     /// The first stanza because of which no chunk is released.
     pub fn release_held_by(&self) -> Result<Option<StanzaName>, ReadError> {
-        uses::unlisted(&self.base)
+        use_judge::unlisted(&self.base)
     }
 
     /// The last segment of a timeline that has expired in all repositories: a segment up to there that is not in the
