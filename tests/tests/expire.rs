@@ -2,8 +2,9 @@
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use pgmesh_tests::{Outcome, Site};
+use pgmesh_tests::{Outcome, Site, wait_for};
 use serde_json::Value;
 
 const INFO: &str = "--log-level-console=info";
@@ -124,10 +125,15 @@ fn each_repository_keeps_what_its_options_say() {
         "{json}"
     );
 
-    story.expire(&[DETAIL]).ok().says(&[
+    let done = story.expire(&[DETAIL, "--output=json"]).ok();
+    done.says(&[
         &format!("INFO: repo1: expire full backup set {set}"),
         "archive retention on backup",
     ]);
+    for repo in [0, 1] {
+        let (promised, kept) = (&json["repositories"][repo], &done.json()["repositories"][repo]);
+        assert_eq!(promised, kept, "the dry run has said it");
+    }
     assert_eq!(story.labels_in(1), [third.as_str()]);
     assert_eq!(story.labels_in(2), [second.as_str(), third.as_str()]);
     let again = story.expire(&[INFO]).ok();
@@ -140,7 +146,9 @@ fn each_repository_keeps_what_its_options_say() {
     assert!(gone.code().is_some_and(|code| code > 1), "{gone}");
     story.assert_restores(&second, 4);
     story.assert_restores(&third, 5);
-    story.site.node.run(&["verify"]).succeeds();
+    wait_for("verify to find nothing", Duration::from_secs(60), || {
+        story.site.node.run(&["verify"]).code() == Some(0)
+    });
 }
 
 #[test]

@@ -3,6 +3,8 @@
 /// How important a line is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
+    /// A repository was given up.
+    Error,
     /// Something may be wrong.
     Warn,
     /// What is done.
@@ -21,6 +23,15 @@ pub struct Line {
 }
 
 impl Line {
+    /// A failure in one repository.
+    pub fn error(text: impl Into<String>) -> Self {
+        let text = text.into();
+        Self {
+            level: Level::Error,
+            text,
+        }
+    }
+
     /// A warning.
     pub fn warn(text: impl Into<String>) -> Self {
         let text = text.into();
@@ -51,6 +62,7 @@ impl Line {
     /// Logs it.
     pub fn log(&self) {
         match self.level {
+            Level::Error => tracing::error!("{}", self.text),
             Level::Warn => tracing::warn!("{}", self.text),
             Level::Info => tracing::info!("{}", self.text),
             Level::Detail => tracing::debug!(target: crate::DETAIL, "{}", self.text),

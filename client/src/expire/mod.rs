@@ -26,6 +26,8 @@ mod property;
 mod report;
 mod retention;
 mod run;
+#[cfg(test)]
+mod run_cases;
 mod runs;
 #[cfg(test)]
 mod sample;

@@ -1,7 +1,7 @@
 //! The outcome of an expiry, for programs and for people.
 
 use pgmesh_protocol::{ExitCode, Failure};
-use pgmesh_storage::BackupLabel;
+use pgmesh_storage::{BackupLabel, RepoKey};
 use serde::Serialize;
 use std::fmt;
 
@@ -28,6 +28,18 @@ pub struct RepositoryReport {
     pub archives: Vec<ArchiveReport>,
     /// The failure that ended the work on this repository.
     pub errors: Vec<ErrorReport>,
+}
+
+impl RepositoryReport {
+    /// Nothing was done there yet.
+    pub(super) fn new(repo: RepoKey) -> Self {
+        Self {
+            repo: repo.get(),
+            backups: Vec::new(),
+            archives: Vec::new(),
+            errors: Vec::new(),
+        }
+    }
 }
 
 /// One backup.

@@ -11,7 +11,8 @@ use super::runs::{self, Runs, Seen};
 use crate::caller::Caller;
 use crate::mesh::Mesh;
 use pgmesh_protocol::{
-    EXPIRED_AT_ONCE, ExitCode, ExpireBackups, ExpireWal, Failure, GetRetained, RetainedBackup, RetainedDatabase,
+    EXPIRED_AT_ONCE, ExitCode, ExpireBackups, ExpireWal, ExpiredBackups, ExpiredWal, Failure, GetRetained, Retained,
+    RetainedBackup, RetainedDatabase,
 };
 use pgmesh_storage::{RepoKey, StanzaName};
 use std::collections::BTreeMap;
@@ -22,6 +23,8 @@ use tokio::time::Instant;
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 /// Runs of WAL that a report names for one archive; all of them are in the log.
 const RANGES: usize = 1000;
+/// Files beside segments that wait for the end of an archive; further ones are told at once.
+const OTHERS: usize = 1000;
 /// Bytes of the reason in the audit trail, at most.
 const WHY: usize = 500;
 
@@ -45,6 +48,40 @@ pub struct ExpireSettings {
 /// # Errors
 /// 62: the stanza is stopped. Nothing was done then.
 pub async fn run(settings: &ExpireSettings, mesh: &Mesh, caller: &dyn Caller) -> Result<ExpireReport, Failure> {
+    expire(settings, mesh, caller, &Line::log).await
+}
+
+/// Gives the facts about repositories, and carries out.
+pub(super) trait Keeper {
+    /// A page of facts.
+    async fn retained(&self, ask: &GetRetained) -> Result<Retained, Failure>;
+    /// Backups are not kept any longer.
+    async fn expire_backups(&self, expire: &ExpireBackups) -> Result<ExpiredBackups, Failure>;
+    /// A page of WAL is not kept any longer.
+    async fn expire_wal(&self, expire: &ExpireWal) -> Result<ExpiredWal, Failure>;
+}
+
+impl Keeper for Mesh {
+    async fn retained(&self, ask: &GetRetained) -> Result<Retained, Failure> {
+        self.call(ask).await
+    }
+
+    async fn expire_backups(&self, expire: &ExpireBackups) -> Result<ExpiredBackups, Failure> {
+        self.call(expire).await
+    }
+
+    async fn expire_wal(&self, expire: &ExpireWal) -> Result<ExpiredWal, Failure> {
+        self.call(expire).await
+    }
+}
+
+/// As [`run`], with the way to the facts and to the log.
+pub(super) async fn expire<K: Keeper>(
+    settings: &ExpireSettings,
+    keeper: &K,
+    caller: &dyn Caller,
+    log: &dyn Fn(&Line),
+) -> Result<ExpireReport, Failure> {
     let mut report = ExpireReport {
         dry_run: settings.dry_run,
         ..ExpireReport::default()
@@ -54,30 +91,16 @@ pub async fn run(settings: &ExpireSettings, mesh: &Mesh, caller: &dyn Caller) ->
     for (repo, retention) in &settings.repositories {
         let mut work = Work {
             settings,
-            mesh,
+            keeper,
             caller,
+            log,
             repo: *repo,
-            report: RepositoryReport {
-                repo: repo.get(),
-                backups: Vec::new(),
-                archives: Vec::new(),
-                errors: Vec::new(),
-            },
+            report: RepositoryReport::new(*repo),
         };
         match work.expire(retention, &mut found, Some(*repo) == last).await {
             Ok(()) => {}
             Err(failure) if failure.code == ExitCode::Stop => return Err(failure),
-            Err(failure) => {
-                let remedy = failure
-                    .remedy
-                    .as_deref()
-                    .map_or(String::new(), |remedy| format!("\nHINT: {remedy}"));
-                tracing::error!("[{:03}]: repo{repo}: {failure}{remedy}", failure.code.number());
-                work.report.errors.push(ErrorReport {
-                    code: failure.code.number(),
-                    message: failure.to_string(),
-                });
-            }
+            Err(failure) => work.give_up(&failure),
         }
         report.repositories.push(work.report);
     }
@@ -85,15 +108,35 @@ pub async fn run(settings: &ExpireSettings, mesh: &Mesh, caller: &dyn Caller) ->
 }
 
 /// The work in one repository.
-struct Work<'w> {
+struct Work<'w, K> {
     settings: &'w ExpireSettings,
-    mesh: &'w Mesh,
+    keeper: &'w K,
     caller: &'w dyn Caller,
+    log: &'w dyn Fn(&Line),
     repo: RepoKey,
     report: RepositoryReport,
 }
 
-impl Work<'_> {
+impl<K: Keeper> Work<'_, K> {
+    fn say(&self, line: Line) {
+        (self.log)(&line);
+    }
+
+    /// The next repository goes on.
+    fn give_up(&mut self, failure: &Failure) {
+        let remedy = failure
+            .remedy
+            .as_deref()
+            .map_or(String::new(), |remedy| format!("\nHINT: {remedy}"));
+        let code = failure.code.number();
+        self.say(Line::error(format!(
+            "[{code:03}]: repo{}: {failure}{remedy}",
+            self.repo
+        )));
+        let message = failure.to_string();
+        self.report.errors.push(ErrorReport { code, message });
+    }
+
     async fn expire(&mut self, retention: &Retention, found: &mut bool, is_last: bool) -> Result<(), Failure> {
         let history = self.history().await?;
         let ask = &self.settings.ask;
@@ -101,15 +144,14 @@ impl Work<'_> {
         *found |= ask.set.as_ref().is_some_and(|label| history.get(label).is_some());
         let plan = plan(&history, retention, ask, &self.settings.zone)?;
         if let Some(label) = ask.set.as_ref().filter(|_| is_last && !*found) {
-            Line::warn(format!(
+            self.say(Line::warn(format!(
                 "backup {label} does not exist\nHINT: run the info command and confirm the backup is listed"
-            ))
-            .log();
+            )));
         }
-        plan.lines().iter().for_each(Line::log);
+        plan.lines().iter().for_each(self.log);
         self.backups(&history, &plan).await?;
         let wal = plan.wal?;
-        wal.lines.iter().for_each(Line::log);
+        wal.lines.iter().for_each(self.log);
         for archive in &wal.archives {
             self.archive(archive).await?;
         }
@@ -124,7 +166,7 @@ impl Work<'_> {
         };
         let mut backups: Vec<RetainedBackup> = Vec::new();
         loop {
-            let answer = self.mesh.call(&ask).await?;
+            let answer = self.keeper.retained(&ask).await?;
             if let Some(reason) = answer.stopped {
                 let what = format!("stop file exists for stanza {}", self.settings.stanza);
                 return Err(Failure::new(ExitCode::Stop, what).because(reason));
@@ -151,10 +193,10 @@ impl Work<'_> {
                 labels: labels.to_vec(),
                 why: why.clone(),
             };
-            self.mesh.call(&request).await?;
+            self.keeper.expire_backups(&request).await?;
         }
         for label in &labels {
-            tracing::info!("repo{}: remove expired backup {label}", self.repo);
+            self.say(Line::info(format!("repo{}: remove expired backup {label}", self.repo)));
         }
         for backup in history.backups() {
             let (expired, reason) = plan.reason(history, &backup.label);
@@ -169,16 +211,18 @@ impl Work<'_> {
     }
 
     async fn archive(&mut self, plan: &ArchivePlan) -> Result<(), Failure> {
-        plan.lines.iter().for_each(Line::log);
+        plan.lines.iter().for_each(self.log);
         let (repo, id) = (self.repo, plan.archive.to_string());
         if plan.whole {
             let path = runs::path(self.settings.stanza.as_str(), &id, "");
-            tracing::info!("repo{repo}: remove archive path {path}");
+            self.say(Line::info(format!("repo{repo}: remove archive path {path}")));
         }
         let mut told = Told {
             repo,
             plan,
+            log: self.log,
             stanza: self.settings.stanza.as_str(),
+            others: Vec::new(),
             report: ArchiveReport {
                 id: id.clone(),
                 ranges: Vec::new(),
@@ -187,9 +231,11 @@ impl Work<'_> {
             },
         };
         let outcome = self.pages(plan, &mut told).await;
+        let others = std::mem::take(&mut told.others);
         if told.report.files == 0 && !plan.whole && outcome.is_ok() {
-            tracing::info!("repo{repo}: {id} no archive to remove");
+            self.say(Line::info(format!("repo{repo}: {id} no archive to remove")));
         }
+        others.iter().for_each(|file| told.other(file));
         self.report.archives.push(told.report);
         outcome
     }
@@ -210,7 +256,7 @@ impl Work<'_> {
             after: None,
         };
         loop {
-            let page = self.mesh.call(&request).await?;
+            let page = self.keeper.expire_wal(&request).await?;
             for file in page.files {
                 bar.grow(file.bytes);
                 bar.advance(file.bytes);
@@ -219,12 +265,10 @@ impl Work<'_> {
             }
             if said.elapsed() >= TOLD_EVERY {
                 said = Instant::now();
-                tracing::info!(
+                self.say(Line::info(format!(
                     "repo{}: {} {} WAL files so far",
-                    self.repo,
-                    plan.archive,
-                    told.report.files
-                );
+                    self.repo, plan.archive, told.report.files
+                )));
             }
             let Some(more) = page.more.filter(|more| Some(more) != request.after.as_ref()) else {
                 break;
@@ -240,11 +284,30 @@ impl Work<'_> {
 struct Told<'t> {
     repo: RepoKey,
     plan: &'t ArchivePlan,
+    log: &'t dyn Fn(&Line),
     stanza: &'t str,
+    /// History files and others that belong to no segment, until the segments have been told.
+    others: Vec<String>,
     report: ArchiveReport,
 }
 
 impl Told<'_> {
+    fn other(&self, file: &str) {
+        let kind = if file.ends_with(".history") {
+            "history file"
+        } else {
+            "file"
+        };
+        self.say(Line::detail(format!(
+            "repo{}: {} remove {kind} {file}",
+            self.repo, self.plan.archive
+        )));
+    }
+
+    fn say(&self, line: Line) {
+        (self.log)(&line);
+    }
+
     fn count(&mut self, bytes: u64) {
         self.report.files = self.report.files.saturating_add(1);
         self.report.bytes = self.report.bytes.saturating_add(bytes);
@@ -255,23 +318,18 @@ impl Told<'_> {
         match seen {
             Seen::Directory(directory) => {
                 let path = runs::path(self.stanza, &id.to_string(), &directory);
-                Line::detail(format!("repo{repo}: remove archive path {path}")).log();
+                self.say(Line::detail(format!("repo{repo}: remove archive path {path}")));
             }
-            Seen::Other(file) => {
-                let kind = if file.file.ends_with(".history") {
-                    "history file"
-                } else {
-                    "file"
-                };
-                Line::detail(format!("repo{repo}: {id} remove {kind} {}", file.file)).log();
-            }
+            // As in pgBackRest: a path that goes whole is one line, and other files come after the segments.
+            Seen::Other(_) if self.plan.whole => {}
+            Seen::Other(file) if self.others.len() < OTHERS => self.others.push(file.file),
+            Seen::Other(file) => self.other(&file.file),
             Seen::Run(run) => {
                 if !self.plan.whole {
-                    tracing::info!(
+                    self.say(Line::info(format!(
                         "repo{repo}: {id} remove archive, start = {}, stop = {}",
-                        run.start,
-                        run.stop
-                    );
+                        run.start, run.stop
+                    )));
                 }
                 if self.report.ranges.len() < RANGES {
                     self.report.ranges.push(StretchReport {

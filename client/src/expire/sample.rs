@@ -1,9 +1,9 @@
 //! Histories and decisions in short notation, for tables of cases.
 //!
 //! `F1 D1 I1 F2@3/2:7-9!` has a full backup, its differential, an incremental of that, and a full backup that ended 3
-//! days ago, of database 2, with WAL from segment 7 to 9, which is held (`!`); `~` stands for a backup that is not
-//! whole, `t2.` before the segments for timeline 2. Without `@` each backup is a day younger than the one before it, without
-//! segments each has two of its own.
+//! days ago, of database 2, with WAL from segment 7 to 9, which is held (`!`). `~` stands for a backup that is not
+//! whole, `t2.` before the segments for timeline 2. Without `@` each backup is a day younger than the one before it,
+//! without segments each has two of its own.
 
 use super::calendar::Zone;
 use super::history::{Ask, History};

@@ -49,12 +49,31 @@ pub fn write_settings(
     write("backup_label", root.backup_label.as_bytes())?;
     if settings.target != RecoveryTarget::Preserve {
         let existing = read_settings(roots, "postgresql.auto.conf")?;
+        let settings = until_consistent(settings, root.archive_id.version.major())?;
         write("postgresql.auto.conf", settings.render_auto_conf(&existing).as_bytes())?;
     }
     match settings.signal() {
         Some(name) => write(name, b""),
         None => Ok(()),
     }
+}
+
+/// The first version of PostgreSQL that reads WAL ahead of its recovery.
+const FIRST_WITH_PREFETCH: u32 = 15;
+
+/// With `--type=immediate` the server must not read ahead: by retention the WAL after an older backup may have expired,
+/// and a segment that the recovery does not need would end it.
+fn until_consistent(settings: &RecoverySettings, major: u32) -> Result<RecoverySettings, Failure> {
+    let mut settings = settings.clone();
+    let is_given = settings
+        .options()
+        .any(|name| name.eq_ignore_ascii_case("recovery_prefetch"));
+    if settings.target == RecoveryTarget::Immediate && major >= FIRST_WITH_PREFETCH && !is_given {
+        settings.add_option("recovery_prefetch", "off").map_err(|error| {
+            Failure::new(ExitCode::Assert, "the settings of the recovery cannot be written").because(error)
+        })?;
+    }
+    Ok(settings)
 }
 
 fn read_settings(roots: &Roots, name: &str) -> Result<String, Failure> {
@@ -145,4 +164,28 @@ fn missing(root: &ManifestRoot, name: SegmentName) -> Failure {
             root.label
         ),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recovery_that_ends_when_it_is_consistent_reads_no_wal_ahead() {
+        let written = |target: RecoveryTarget, major, option: Option<&str>| {
+            let mut settings = RecoverySettings::new(target, 0);
+            if let Some(value) = option {
+                settings.add_option("recovery_prefetch", value).unwrap();
+            }
+            until_consistent(&settings, major).unwrap().render_auto_conf("")
+        };
+        let off = "recovery_prefetch = 'off'";
+        assert!(written(RecoveryTarget::Immediate, 15, None).contains(off));
+        assert!(
+            !written(RecoveryTarget::Immediate, 14, None).contains("prefetch"),
+            "14 has no such setting"
+        );
+        assert!(!written(RecoveryTarget::Default, 15, None).contains("prefetch"));
+        assert!(!written(RecoveryTarget::Immediate, 15, Some("on")).contains(off));
+    }
 }

@@ -263,9 +263,11 @@ struct Page {
 
 impl Page {
     fn of(view: &View, expire: &ExpireWal, after: Option<&WalFileName>) -> Result<Self, Failure> {
-        // The catalog keeps this WAL whatever is asked; it is not named, either.
+        // The catalog keeps this WAL whatever is asked; it is not named, either. A dry run asks before the backups have
+        // expired that would: its host names the WAL that the others need.
         let mut needed = Vec::new();
-        for row in view.backups(&expire.stanza, None) {
+        let backups = (!expire.dry_run).then(|| view.backups(&expire.stanza, None));
+        for row in backups.into_iter().flatten() {
             let (_, record) = row?;
             if record.db == expire.database && record.is_kept_in(expire.repo) {
                 needed.push((record.wal_start, record.wal_stop));

@@ -184,6 +184,11 @@ impl RecoverySettings {
         Ok(())
     }
 
+    /// The names of the settings that [`Self::add_option`] has added.
+    pub fn options(&self) -> impl Iterator<Item = &str> {
+        self.options.iter().map(|(name, _)| name.as_str())
+    }
+
     /// The content of `postgresql.auto.conf`: the lines of `existing`, without the recovery settings of an earlier
     /// restore or a user, and then ours. With [`RecoveryTarget::Preserve`]: `existing` as it is.
     #[must_use]
