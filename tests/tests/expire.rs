@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use pgmesh_tests::{Outcome, Site, wait_for};
+use pgmesh_tests::{MeshSite, Outcome, Site, wait_for};
 use serde_json::Value;
 
 const INFO: &str = "--log-level-console=info";
@@ -287,4 +287,42 @@ fn options_that_are_not_set_are_warned_about() {
          'repo2-retention-archive' is not set",
     ]);
     assert!(!said.stderr.contains("repo1"), "{said}");
+}
+
+/// The repositories that keep a backup, whole or not.
+fn keepers(site: &MeshSite, label: &str) -> Vec<u64> {
+    let info = site.host.info();
+    let backups = info["backup"].as_array().expect("backups in info");
+    let found = backups.iter().find(|backup| backup["label"] == label);
+    let repositories = found.and_then(|backup| backup["repository"].as_array());
+    let keys = repositories
+        .into_iter()
+        .flatten()
+        .filter_map(|repo| repo["key"].as_u64());
+    keys.collect()
+}
+
+#[test]
+fn a_repository_that_is_away_expires_too_and_counts_only_what_it_has() {
+    let mut site = MeshSite::new("expire-away", |mesh| mesh);
+    let first = site.host.backup();
+    let second = site.host.backup();
+    site.mesh.wait_until_settled();
+    site.mesh.node_mut("gamma").kill();
+    let third = site.host.backup();
+    let options = "repo1-retention-full=1\nrepo2-retention-full=1\nrepo3-retention-full=1";
+    site.host.reconfigure("[global]\n", &format!("[global]\n{options}\n"));
+    site.host.run(&["expire"]).succeeds();
+    assert_eq!(keepers(&site, &first), Vec::<u64>::new());
+    assert_eq!(keepers(&site, &second), [3], "repo3 has nothing newer that is whole");
+    assert_eq!(keepers(&site, &third), [1, 2, 3]);
+    site.mesh.start_node("gamma");
+    site.mesh.wait_until_settled();
+    site.host.run(&["expire"]).succeeds();
+    assert_eq!(keepers(&site, &second), Vec::<u64>::new());
+    assert_eq!(keepers(&site, &third), [1, 2, 3]);
+    site.host.assert_restores(&site.scratch, &site.postgres, &[]);
+    wait_for("verify to find nothing", Duration::from_secs(60), || {
+        site.host.run(&["verify"]).code() == Some(0)
+    });
 }

@@ -176,7 +176,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         .required(CommandSet::of(&[RepoCheck, RepoRemove, RepoReplace, RepoSync]))
         .scope(Scope::OutsideFile)
         .about(
-            "Use only this repository. Without it, the best of all is used.",
+            "Use only this repository. Without it, the best of all is used; expire looks at each.",
             "--repo=1",
         ),
     new("set", Kind::Text, "label of a backup")
