@@ -197,7 +197,7 @@ fn begin() -> BeginBackup {
         instance: None,
         timeline: pgmesh_postgres::TimelineId(1),
         label: label(),
-        holder: String::new(),
+        holder: String::new().into(),
         backup_ack: None,
     }
 }
@@ -226,7 +226,7 @@ fn query() -> QueryChunks {
     QueryChunks {
         stanza: "main".parse().unwrap(),
         session: 7,
-        digests: vec![Digest([0; 32])],
+        digests: vec![Digest([0; 32])].into(),
     }
 }
 

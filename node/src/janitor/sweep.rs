@@ -477,7 +477,7 @@ mod tests {
         let query = pgmesh_protocol::QueryChunks {
             stanza: stanza(),
             session: again.session,
-            digests: vec![chunk],
+            digests: vec![chunk].into(),
         };
         assert_eq!(client.ask(&query, None).await.unwrap(), [true]);
         assert_eq!(swept(&site).await, (1, false));

@@ -94,7 +94,7 @@ impl Node {
         let (sender, mut events) = mpsc::channel::<(usize, VerifyEvent)>(EVENTS);
         let work = hosts.iter().enumerate().map(|(source, (host, repositories))| {
             let (mut request, sender) = (request.clone(), sender.clone());
-            request.part = Some(repositories.clone());
+            request.part = Some(repositories.clone().into());
             async move {
                 if *host == self.name {
                     self.verify_here(source, request, sender).await;
