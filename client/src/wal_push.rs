@@ -147,7 +147,7 @@ impl WalPusher<'_> {
         };
         let request = PushSegment {
             stanza: self.stanza.clone(),
-            file: file.to_string(),
+            file: file.to_string().into(),
             payload,
             system_id: begun.origin.system_id,
             version: begun.origin.version,

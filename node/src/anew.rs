@@ -120,7 +120,7 @@ impl Asker {
         BeginAnew {
             id: self.id,
             number: self.number,
-            reason: self.reason.clone(),
+            reason: self.reason.clone().into(),
         }
     }
 

@@ -79,7 +79,7 @@ impl Membership {
             let announce = self.announcement();
             record.node_id == announce.node_id
                 && record.region == announce.region
-                && record.advertise == announce.advertise
+                && record.advertise == Vec::<String>::from(announce.advertise)
                 && record.program == announce.program
                 && record.reaches == self.reaches(&record.reaches)
         })
@@ -104,9 +104,9 @@ impl Membership {
     fn announcement(&self) -> Announce {
         Announce {
             node_id: self.mesh.node_id,
-            region: self.settings.region.clone().unwrap_or_default(),
-            advertise: vec![self.settings.advertise.clone()],
-            program: env!("CARGO_PKG_VERSION").to_owned(),
+            region: self.settings.region.clone().unwrap_or_default().into(),
+            advertise: vec![self.settings.advertise.clone()].into(),
+            program: env!("CARGO_PKG_VERSION").into(),
             catalog_format: MeshRecord::CATALOG_FORMAT,
         }
     }
@@ -146,10 +146,10 @@ impl Membership {
         let command = Command::AnnounceNode {
             name: self.name.clone(),
             node_id: announce.node_id,
-            region: announce.region,
-            advertise: announce.advertise,
+            region: announce.region.into(),
+            advertise: announce.advertise.into(),
             key: self.key(),
-            program: announce.program,
+            program: announce.program.into(),
             reaches: self.reaches(&known),
         };
         if let Err(error) = self.catalog.propose(self.actor(), command).await {
@@ -184,7 +184,7 @@ impl Membership {
             ));
         }
         tracing::info!(node = %name, addresses = ?announce.advertise, "node has started");
-        self.links.announced(name.clone(), announce.advertise.clone());
+        self.links.announced(name.clone(), announce.advertise.clone().into());
         self.repositories.forgive(&name);
         self.repair.wake();
         Ok(())

@@ -265,10 +265,10 @@ mod tests {
     fn get(name: &str) -> Request {
         Request::GetSegment(GetSegment {
             stanza: stanza(name),
-            file: "00000002.history".to_owned(),
+            file: "00000002.history".into(),
             system_id: None,
-            avoid: vec![],
-            doubted: Vec::new(),
+            avoid: vec![].into(),
+            doubted: Vec::new().into(),
         })
     }
 
@@ -312,12 +312,12 @@ mod tests {
             .is_err()
         );
         let invite = CreateInvite {
-            role: "admin".to_owned(),
+            role: "admin".into(),
             name: None,
             force: false,
-            stanzas: vec![],
+            stanzas: vec![].into(),
             expires: 60,
-            addresses: vec![],
+            addresses: pgmesh_protocol::List::default(),
         };
         assert!(authorize(&peer, &Request::Invite(invite)).is_err());
     }
@@ -328,7 +328,7 @@ mod tests {
         let list = |path: &str| {
             Request::ListRepository(ListRepository {
                 repo: RepoKey::new(1).unwrap(),
-                path: path.to_owned(),
+                path: path.into(),
                 recurse: false,
                 after: None,
             })
@@ -354,7 +354,7 @@ mod tests {
         let query = QueryChunks {
             stanza: stanza("main"),
             session: 1,
-            digests: vec![],
+            digests: vec![].into(),
         };
         assert!(authorize(&peer, &query.into()).is_err());
         let stop = SetStopped {

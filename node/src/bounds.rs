@@ -1,22 +1,16 @@
-//! Bounds of the fields of a request. They are checked before the request is served, so that the peer is told which
-//! field is too large, and the field goes no further. The catalog checks fields that it keeps again
-//! (`pgmesh_raft::limits`).
+//! Bounds of a request that its types do not have: the lengths of bodies, maps, and a server's own words. They are
+//! checked before the request is served, so that the peer is told which field is too large, and the field goes no
+//! further. Texts and lists have types with a bound (`pgmesh_protocol::bounded`). The catalog checks fields that it
+//! keeps again (`pgmesh_raft::limits`).
 
-use pgmesh_protocol::{
-    CreateStanza, EXPIRED_AT_ONCE, JoinRequest, NewNode, PIECES_LIMIT, PayloadHead, QUERY_LIMIT, Request,
-};
+use pgmesh_protocol::{PayloadHead, Request};
 #[cfg(test)]
 mod largest;
 
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::limits;
-use pgmesh_storage::{FilePart, MAX_FILE_LENGTH, ObjectKind, ObjectName, Portion, RepoKey, parts_of};
+use pgmesh_storage::{FilePart, MAX_FILE_LENGTH, ObjectKind, ObjectName, Portion, parts_of};
 use std::collections::BTreeMap;
-
-/// A certificate signing request, in bytes.
-const CSR: usize = 8 << 10;
-/// Repositories, each at most once or twice.
-const REPOSITORIES: usize = 2 * RepoKey::MAX as usize;
 
 /// Refuses a request with a field that is too large.
 ///
@@ -26,7 +20,6 @@ pub fn check(request: &Request) -> Result<(), Failure> {
     match request {
         Request::PushSegment(r) => {
             pushed_file(&r.payload)?;
-            text("the file's name", &r.file, limits::NAME)?;
             text(
                 "the fingerprint of the data directory",
                 &r.server.instance,
@@ -34,91 +27,45 @@ pub fn check(request: &Request) -> Result<(), Failure> {
             )?;
             text("the fingerprint of the machine", &r.server.machine, limits::MACHINE)
         }
-        Request::ForgetWal(r) => text("the file's name", &r.from, limits::NAME),
-        Request::GetSegment(r) => {
-            text("the file's name", &r.file, limits::NAME)?;
-            list("repositories to avoid", r.avoid.len(), REPOSITORIES)?;
-            list("repositories to look at", r.doubted.len(), REPOSITORIES)
-        }
-        Request::BeginBackup(r) => {
-            text("the holder of the backup", &r.holder, limits::HOLDER)?;
-            let instance = r.instance.as_deref().unwrap_or_default();
-            text("the fingerprint of the data directory", instance, limits::INSTANCE)
-        }
-        Request::BeginRestore(r) => text("the holder of the restore", &r.holder, limits::HOLDER),
-        Request::BeginAnew(r) => text("the reason", &r.reason, limits::REASON),
-        Request::QueryChunks(r) => list("chunks in one query", r.digests.len(), QUERY_LIMIT),
-        Request::GetChunk(r) => list("repositories to avoid", r.avoid.len(), REPOSITORIES),
-        Request::GetPieces(r) => {
-            list("repositories to avoid", r.avoid.len(), REPOSITORIES)?;
-            list("pieces of one chunk", r.ranges.len(), PIECES_LIMIT)
-        }
-        Request::ArchiveStatus(r) => {
-            let instance = r.instance.as_deref().unwrap_or_default();
-            text("the fingerprint of the data directory", instance, limits::INSTANCE)
-        }
-        Request::Verify(r) => list("repositories", r.part.as_ref().map_or(0, Vec::len), REPOSITORIES),
-        Request::CreateStanza(r) => cluster(r),
-        Request::UpgradeStanza(r) => cluster(&r.cluster),
-        Request::AdoptStanza(r) => cluster(&r.cluster),
-        Request::SetStopped(r) => text("the reason", r.stopped.as_deref().unwrap_or_default(), limits::REASON),
         Request::Annotate(r) => annotations(&r.annotations),
-        Request::ExpireBackups(r) => {
-            list("backups to expire", r.labels.len(), EXPIRED_AT_ONCE)?;
-            text("the reason", &r.why, limits::REASON)
-        }
-        Request::ExpireWal(r) => {
-            list("stretches of WAL that stay", r.keep.len(), EXPIRED_AT_ONCE)?;
-            text(
-                "the last file's name",
-                r.after.as_deref().unwrap_or_default(),
-                limits::NAME,
-            )
-        }
-        Request::HoldBackup(r) => {
-            let why = r.hold.as_ref().map_or("", |hold| hold.why.as_str());
-            text("the reason", why, limits::REASON)
-        }
-        Request::ListRepository(r) => {
-            text("the path", &r.path, limits::OPTION)?;
-            text("the last name", r.after.as_deref().unwrap_or_default(), limits::OPTION)
-        }
-        Request::ReadRepository(r) => text("the path", &r.path, limits::OPTION),
-        Request::Invite(r) => {
-            text("the role", &r.role, limits::NAME)?;
-            text("the node's name", r.name.as_deref().unwrap_or_default(), limits::NAME)?;
-            list("stanzas of a token", r.stanzas.len(), limits::TOKEN_STANZAS)?;
-            addresses(&r.addresses)
-        }
-        Request::Join(r) => join(r),
         Request::UpdateRepository(r) => Ok(limits::options(&r.definition)?),
-        Request::Renew(r) => list("bytes of a certificate request", r.csr.len(), CSR),
-        Request::ChangeNode(r) => text("the node's name", &r.name, limits::NAME),
-        Request::RevokeCertificates(r) => {
-            text("the name", &r.name, limits::NAME)?;
-            text("the reason", &r.reason, limits::REASON)
-        }
-        Request::Vouch(r) => text("the node's name", &r.name, limits::NAME),
-        Request::Announce(r) => whereabouts(&r.region, &r.advertise, &r.program),
         Request::PutChunk(r) => plaintext(ObjectKind::Chunk, &r.payload),
         Request::CommitBackup(r) => plaintext(ObjectKind::Manifest, &r.manifest),
         Request::StoreObject(r) => {
             portion(&r.object)?;
-            plaintext(r.object.kind(), &r.payload)?;
-            list("repositories to write to", r.targets.len(), REPOSITORIES)?;
-            let mut uuids = r.targets.iter().map(|target| &target.uuid);
-            uuids.try_for_each(|uuid| text("the identifier of a repository", uuid, limits::NAME))
+            plaintext(r.object.kind(), &r.payload)
         }
-        Request::ReadObject(r) => {
-            portion(&r.object)?;
-            text("the identifier of a repository", &r.uuid, limits::NAME)
-        }
-        Request::DeleteObject(r) => {
-            portion(&r.object)?;
-            text("the identifier of a repository", &r.uuid, limits::NAME)
-        }
-        Request::Hello(_)
+        Request::ReadObject(r) => portion(&r.object),
+        Request::DeleteObject(r) => portion(&r.object),
+        // Their texts and lists have bounded types (`pgmesh_protocol::bounded`).
+        Request::ForgetWal(_)
+        | Request::GetSegment(_)
+        | Request::BeginBackup(_)
+        | Request::BeginRestore(_)
+        | Request::BeginAnew(_)
+        | Request::QueryChunks(_)
+        | Request::GetChunk(_)
+        | Request::GetPieces(_)
+        | Request::ArchiveStatus(_)
+        | Request::Verify(_)
+        | Request::CreateStanza(_)
+        | Request::UpgradeStanza(_)
+        | Request::AdoptStanza(_)
+        | Request::SetStopped(_)
+        | Request::ListRepository(_)
+        | Request::ReadRepository(_)
+        | Request::Invite(_)
+        | Request::Join(_)
+        | Request::Renew(_)
+        | Request::ChangeNode(_)
+        | Request::RevokeCertificates(_)
+        | Request::Vouch(_)
+        | Request::Announce(_)
+        | Request::Hello(_)
         | Request::GetRetained(_)
+        | Request::ExpireBackups(_)
+        | Request::ExpireWal(_)
+        | Request::HoldBackup(_)
         | Request::ResumeSession(_)
         | Request::KeepSession(_)
         | Request::EndSession(_)
@@ -216,41 +163,6 @@ pub fn annotations(annotations: &BTreeMap<String, String>) -> Result<(), Failure
     Ok(limits::annotations(annotations)?)
 }
 
-fn cluster(cluster: &CreateStanza) -> Result<(), Failure> {
-    text("the fingerprint of the machine", &cluster.machine, limits::MACHINE)?;
-    text(
-        "the fingerprint of the data directory",
-        &cluster.instance,
-        limits::INSTANCE,
-    )
-}
-
-fn join(join: &JoinRequest) -> Result<(), Failure> {
-    list("bytes of a certificate request", join.csr.len(), CSR)?;
-    text("the name", &join.name, limits::NAME)?;
-    match &join.node {
-        None => Ok(()),
-        Some(NewNode {
-            region,
-            advertise,
-            program,
-            ..
-        }) => whereabouts(region, advertise, program),
-    }
-}
-
-fn whereabouts(region: &str, advertise: &[String], program: &str) -> Result<(), Failure> {
-    text("the region", region, limits::NAME)?;
-    text("the program's version", program, limits::NAME)?;
-    addresses(advertise)
-}
-
-fn addresses(addresses: &[String]) -> Result<(), Failure> {
-    list("addresses", addresses.len(), limits::ADDRESSES)?;
-    let mut addresses = addresses.iter();
-    addresses.try_for_each(|address| text("an address", address, limits::ADDRESS))
-}
-
 fn text(what: &str, text: &str, limit: usize) -> Result<(), Failure> {
     if text.len() <= limit {
         return Ok(());
@@ -261,13 +173,6 @@ fn text(what: &str, text: &str, limit: usize) -> Result<(), Failure> {
     )))
 }
 
-fn list(what: &str, length: usize, limit: usize) -> Result<(), Failure> {
-    if length <= limit {
-        return Ok(());
-    }
-    Err(too_large(format!("{length} {what}, at most {limit} are taken")))
-}
-
 fn too_large(what: String) -> Failure {
     Failure::new(ExitCode::OptionInvalid, what)
 }
@@ -276,14 +181,26 @@ fn too_large(what: String) -> Failure {
 mod tests {
     use super::*;
     use pgmesh_protocol::{
-        AnnotateBackup, CommitBackup, CreateInvite, DeleteObject, GetChunk, PutChunk, SetStopped, StoreObject,
+        AnnotateBackup, CommitBackup, CreateInvite, DeleteObject, GetChunk, NUMBER_LENGTH, PutChunk, SetStopped,
+        StoreObject,
     };
+    use pgmesh_storage::RepoKey;
+    use pgmesh_storage::wire::DecodeError;
     use pgmesh_storage::{Codec, Digest, Generation};
 
     fn refused(request: &Request) -> String {
         let failure = check(request).unwrap_err();
         assert_eq!(failure.code, ExitCode::OptionInvalid);
         failure.what
+    }
+
+    /// The words of a type with a bound, when the request is decoded.
+    fn refused_type(request: &Request) -> String {
+        let message = request.message();
+        match Request::decode(request.number(), &message[NUMBER_LENGTH..]).map(drop) {
+            Err(DecodeError::Beyond(what)) => what,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// A short body may claim a long plaintext: that much memory would be taken when it is opened.
@@ -315,7 +232,7 @@ mod tests {
         let store = Request::StoreObject(StoreObject {
             object: ObjectName::Chunk(Digest([0; 32])),
             payload: payload(512 << 20),
-            targets: Vec::new(),
+            targets: Vec::new().into(),
         });
         refused(&store);
     }
@@ -338,7 +255,7 @@ mod tests {
             Request::StoreObject(StoreObject {
                 object: ObjectName::Chunk(Digest([0; 32])),
                 payload: payload(plain_length, length),
-                targets: Vec::new(),
+                targets: Vec::new().into(),
             })
         };
         for (plain_length, length) in [(1, 64 << 20), (0, 1), ((16 << 20) - 1, 16 << 20)] {
@@ -355,7 +272,7 @@ mod tests {
         let delete = |portion| {
             Request::DeleteObject(DeleteObject {
                 repo: RepoKey::new(1).unwrap(),
-                uuid: String::new(),
+                uuid: String::new().into(),
                 object: ObjectName::Segment {
                     stanza: "main".parse().unwrap(),
                     archive_id: "15-1".parse().unwrap(),
@@ -397,23 +314,26 @@ mod tests {
         let stop = Request::SetStopped(SetStopped {
             stanza: None,
             ends_sessions: false,
-            stopped: Some("y".repeat(1 << 20)),
+            stopped: Some("y".repeat(1 << 15).into()),
         });
-        assert_eq!(refused(&stop), "the reason has 1048576 bytes, at most 2048 are taken");
+        assert_eq!(
+            refused_type(&stop),
+            "the reason has 32768 bytes, at most 2048 are taken"
+        );
         let get = Request::GetChunk(GetChunk {
             stanza: "main".parse().unwrap(),
             digest: Digest([0; 32]),
-            avoid: vec![1; 100_000],
+            avoid: vec![1; 5000].into(),
         });
-        assert_eq!(refused(&get), "100000 repositories to avoid, at most 512 are taken");
+        assert_eq!(refused_type(&get), "5000 repositories to avoid, at most 512 are taken");
         let invite = Request::Invite(CreateInvite {
-            role: "client".to_owned(),
+            role: "client".into(),
             name: None,
             force: false,
-            stanzas: vec!["main".parse().unwrap(); 5000],
+            stanzas: vec!["main".parse().unwrap(); 5000].into(),
             expires: 1,
-            addresses: vec![],
+            addresses: pgmesh_protocol::List::default(),
         });
-        assert_eq!(refused(&invite), "5000 stanzas of a token, at most 1024 are taken");
+        assert_eq!(refused_type(&invite), "5000 stanzas of a token, at most 1024 are taken");
     }
 }

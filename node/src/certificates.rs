@@ -151,8 +151,8 @@ impl Membership {
         revoke: RevokeCertificates,
     ) -> Result<RevokedCertificates, Failure> {
         let command = Command::RevokeCertificates(Box::new(Revoke {
-            name: revoke.name,
-            reason: revoke.reason,
+            name: revoke.name.into(),
+            reason: revoke.reason.into(),
             asker: member.key.0,
             force: revoke.force,
         }));

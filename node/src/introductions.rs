@@ -89,7 +89,7 @@ impl Core {
 
     async fn word_for(&self, stranger: &MemberCertificate) -> Vouched {
         let request = Vouch {
-            name: stranger.name.to_string(),
+            name: stranger.name.to_string().into(),
             key: stranger.key.0,
         };
         let remembered = self.mesh.members.iter().filter_map(|member| member.name.parse().ok());

@@ -50,13 +50,13 @@ pub async fn join(settings: &NodeSettings, token: &JoinToken) -> Result<Joined, 
     let join = JoinRequest {
         token_id: token.id,
         secret: token.secret.clone(),
-        csr,
-        name: member.to_string(),
+        csr: csr.into(),
+        name: member.to_string().into(),
         node: Some(NewNode {
-            region: settings.region.clone().unwrap_or_default(),
-            advertise: vec![settings.advertise.clone()],
+            region: settings.region.clone().unwrap_or_default().into(),
+            advertise: vec![settings.advertise.clone()].into(),
             administrator: administrator.key().0,
-            program: env!("CARGO_PKG_VERSION").to_owned(),
+            program: env!("CARGO_PKG_VERSION").into(),
             catalog_format: MeshRecord::CATALOG_FORMAT,
         }),
     };

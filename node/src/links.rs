@@ -13,7 +13,9 @@ use bytes::Bytes;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{Call, ExitCode, Failure, KnownMember};
 use pgmesh_raft::{Catalog, NodeName};
-use pgmesh_transport::{Client, CloseCode, Connection, ConnectionLost, Identity, MemberCertificate, Role, Stream};
+use pgmesh_transport::{
+    Client, CloseCode, Connection, ConnectionLost, Identity, MemberCertificate, Role, Stream, StreamError,
+};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
@@ -410,14 +412,14 @@ fn clients(identity: &Identity) -> Result<(Client, Client), Failure> {
     Ok((client()?, client()?))
 }
 
-async fn send<C: Call>(
-    stream: &mut Stream,
-    call: &C,
-    body: Option<&Bytes>,
-) -> Result<(), pgmesh_transport::StreamError> {
+async fn send<C: Call>(stream: &mut Stream, call: &C, body: Option<&Bytes>) -> Result<(), StreamError> {
     stream.call(call).await?;
     if let Some(body) = body {
-        stream.send_bytes(body).await?;
+        match stream.send_bytes(body).await {
+            // A node that refuses takes nothing more of the body: its answer says why, and is there already.
+            Err(StreamError::Stopped { .. }) => return Ok(()),
+            sent => sent?,
+        }
     }
     stream.finish()
 }

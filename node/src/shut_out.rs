@@ -152,7 +152,7 @@ mod tests {
     fn delete() -> Request {
         Request::DeleteObject(DeleteObject {
             repo: RepoKey::new(1).unwrap(),
-            uuid: "other".to_owned(),
+            uuid: "other".into(),
             object: ObjectName::Chunk(Digest([1; 32])),
             generation: Generation::FIRST,
             term: u64::MAX,

@@ -248,8 +248,8 @@ impl TestNode {
             version,
             catalog_version: version.catalog_version(),
             segment_size: SegmentSize::new(segment_size).unwrap(),
-            instance: "here".to_owned(),
-            machine: String::new(),
+            instance: "here".into(),
+            machine: String::new().into(),
             timeline: TimelineId(1),
         };
         client.ask(&create, None).await.unwrap();
@@ -327,10 +327,10 @@ impl Connected {
             stanza: stanza(),
             system_id: SystemId(77),
             version: PgVersion::V15,
-            instance: Some("here".to_owned()),
+            instance: Some("here".into()),
             timeline: TimelineId(1),
             label: label.parse().unwrap(),
-            holder: "process 7 on db1".to_owned(),
+            holder: "process 7 on db1".into(),
             backup_ack: None,
         };
         self.ask(&begin, None).await
@@ -368,7 +368,7 @@ impl Connected {
 pub(crate) fn push_of(file: &str, content: &[u8]) -> PushSegment {
     PushSegment {
         stanza: stanza(),
-        file: file.to_owned(),
+        file: file.into(),
         payload: Payload::pack(SUITE, Codec::None, None, content).unwrap().head(),
         system_id: SystemId(77),
         version: PgVersion::V15,

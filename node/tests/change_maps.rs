@@ -78,8 +78,8 @@ impl Site {
             version,
             catalog_version: version.catalog_version(),
             segment_size: SegmentSize::new(SIZE).unwrap(),
-            instance: "here".to_owned(),
-            machine: String::new(),
+            instance: "here".into(),
+            machine: String::new().into(),
             timeline: TimelineId(1),
         };
         // The first repository is registered when there is a leader, a moment after the node listens.
@@ -94,7 +94,7 @@ impl Site {
         let payload = Payload::pack(SUITE, Codec::None, None, content).unwrap();
         let push = PushSegment {
             stanza: "main".parse().unwrap(),
-            file: file.to_owned(),
+            file: file.into(),
             payload: payload.head(),
             system_id: SystemId(77),
             version,

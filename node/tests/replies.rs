@@ -291,12 +291,12 @@ async fn eleven_annotates_of_much_text_do_no_harm() {
 async fn a_token_makes_one_certificate_whatever_name_it_is_asked_for() {
     let site = Site::start(chain(0)).await;
     let invite = CreateInvite {
-        role: "admin".to_owned(),
+        role: "admin".into(),
         name: None,
         force: false,
-        stanzas: vec![],
+        stanzas: vec![].into(),
         expires: 600,
-        addresses: vec![site.address.clone()],
+        addresses: vec![site.address.clone()].into(),
     };
     let began = Instant::now();
     let invite = loop {
@@ -311,8 +311,8 @@ async fn a_token_makes_one_certificate_whatever_name_it_is_asked_for() {
     let join = |name: &str| JoinRequest {
         token_id: token.id,
         secret: token.secret.clone(),
-        csr: csr.clone(),
-        name: name.to_owned(),
+        csr: csr.clone().into(),
+        name: name.into(),
         node: None,
     };
     exchange(&connection, &join("db1")).await.unwrap();

@@ -1,5 +1,9 @@
 //! Stanzas, repositories, tokens.
 
+use crate::bounded::{
+    Address, Addresses, CertificateRequest, FileName, Instance, LastName, List, Machine, MemberNameText, NodeNameText,
+    Path, Reason, RoleName, Text, TokenStanzas,
+};
 use crate::{ExitCode, Failure};
 use crate::{TokenId, TokenSecret};
 use pgmesh_postgres::{PgVersion, SegmentName, SegmentSize, SystemId};
@@ -21,9 +25,9 @@ pub struct CreateStanza {
     /// From pg_control.
     pub segment_size: SegmentSize,
     /// The fingerprint of the data directory (invariant 12).
-    pub instance: String,
+    pub instance: Text<Instance>,
     /// The fingerprint of the machine. Empty where it has none.
-    pub machine: String,
+    pub machine: Text<Machine>,
     /// The cluster's current timeline.
     pub timeline: pgmesh_postgres::TimelineId,
 }
@@ -63,7 +67,7 @@ pub struct ForgetWal {
     pub stanza: StanzaName,
     /// The first file of a timeline to forget; all later files of the timeline go with it. A segment, or the timeline's
     /// history file.
-    pub from: String,
+    pub from: Text<FileName>,
     /// To forget: the position in the answer to the same request with `None`, so that exactly the files in that answer
     /// go. `None` only asks which files would be forgotten.
     pub upto: Option<u64>,
@@ -108,7 +112,7 @@ pub struct SetStopped {
     /// One stanza, or all of them.
     pub stanza: Option<StanzaName>,
     /// `Some(reason)` stops.
-    pub stopped: Option<String>,
+    pub stopped: Option<Text<Reason>>,
     /// Ends backups and restores that run, too.
     pub ends_sessions: bool,
 }
@@ -136,7 +140,7 @@ pub struct ArchiveStatus {
     /// Last segment, on the same timeline.
     pub last: SegmentName,
     /// The cluster's identity, to say early that it may not write here (invariant 12).
-    pub instance: Option<String>,
+    pub instance: Option<Text<Instance>>,
 }
 
 /// Where WAL is.
@@ -156,11 +160,11 @@ pub struct ListRepository {
     /// The repository.
     pub repo: RepoKey,
     /// Below this path.
-    pub path: String,
+    pub path: Text<Path>,
     /// All depths.
     pub recurse: bool,
     /// Only names after this one: where the answer before this one ended.
-    pub after: Option<String>,
+    pub after: Option<Text<LastName>>,
 }
 
 /// A part of a listing, by name.
@@ -187,7 +191,7 @@ pub struct ReadRepository {
     /// The repository.
     pub repo: RepoKey,
     /// The object's path.
-    pub path: String,
+    pub path: Text<Path>,
 }
 
 impl ReadRepository {
@@ -239,18 +243,18 @@ pub struct DeletedStanza {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CreateInvite {
     /// `client`, `admin`, `monitor`, `restore` or `node`.
-    pub role: String,
+    pub role: Text<RoleName>,
     /// The name that a node must have.
-    pub name: Option<String>,
+    pub name: Option<Text<NodeNameText>>,
     /// A node takes the place of the one of this name; another member's certificates of the name that it joins under
     /// are revoked.
     pub force: bool,
     /// The stanzas of a client or of a restoring host.
-    pub stanzas: Vec<StanzaName>,
+    pub stanzas: List<StanzaName, TokenStanzas>,
     /// Seconds until it expires.
     pub expires: u64,
     /// Addresses to put in the token; the node's own where none is given.
-    pub addresses: Vec<String>,
+    pub addresses: List<Text<Address>, Addresses>,
 }
 
 /// A join token.
@@ -278,9 +282,9 @@ pub struct JoinRequest {
     /// The token's secret part, which proves possession.
     pub secret: TokenSecret,
     /// The new identity's certificate signing request, DER.
-    pub csr: Vec<u8>,
+    pub csr: List<u8, CertificateRequest>,
     /// The name of the new identity: of the host, or of the node.
-    pub name: String,
+    pub name: Text<MemberNameText>,
     /// A new node's description. The request for a node's token has one, others have none.
     pub node: Option<crate::NewNode>,
 }

@@ -2,6 +2,7 @@
 
 use crate::PayloadHead;
 use crate::Server;
+use crate::bounded::{Avoided, FileName, List, Suspects, Text};
 use bytes::Bytes;
 use pgmesh_postgres::{PgVersion, SegmentName, SystemId, TimelineId, WalHole};
 use pgmesh_storage::{Digest, StanzaName};
@@ -13,7 +14,7 @@ pub struct PushSegment {
     /// The stanza.
     pub stanza: StanzaName,
     /// The file's name as PostgreSQL gives it: a segment, `.partial`, `.history` or `.backup`.
-    pub file: String,
+    pub file: Text<FileName>,
     /// The payload that follows. If the file lies in parts ([`parts_of`](pgmesh_storage::parts_of)), this has the
     /// digest and length of the whole file and a `length` of 0: the node answers with [`PartsTurn`], and each part
     /// follows with a [`PayloadHead`] of its own.
@@ -58,13 +59,13 @@ pub struct GetSegment {
     /// The stanza.
     pub stanza: StanzaName,
     /// The file's name.
-    pub file: String,
+    pub file: Text<FileName>,
     /// The database of the stanza; the newest where the client does not know it.
     pub system_id: Option<SystemId>,
     /// Repositories whose copy the client has found to be damaged.
-    pub avoid: Vec<u16>,
+    pub avoid: List<u16, Avoided>,
     /// Repositories whose parts together were not the file. The node looks at them first.
-    pub doubted: Vec<u16>,
+    pub doubted: List<u16, Suspects>,
 }
 
 /// The answer to [`GetSegment`].

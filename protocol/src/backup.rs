@@ -1,6 +1,7 @@
 //! Taking and reading backups.
 
 use crate::PayloadHead;
+use crate::bounded::{Avoided, BackupHolder, Instance, List, Pieces, QueriedChunks, RestoreHolder, Text};
 use pgmesh_postgres::{PgVersion, SystemId, TimelineId};
 use pgmesh_storage::{ArchiveId, BackupLabel, Digest, DigestSuite, StanzaName};
 use serde::{Deserialize, Serialize};
@@ -16,13 +17,13 @@ pub struct BeginBackup {
     pub version: PgVersion,
     /// Tells this data directory from a copy of it (invariant 12). `None` where the primary is on another host and the
     /// files come from its standby: then the client proves that the primary's WAL is the archive's before it commits.
-    pub instance: Option<String>,
+    pub instance: Option<Text<Instance>>,
     /// The timeline that the cluster is on.
     pub timeline: TimelineId,
     /// The label that the backup will have.
     pub label: BackupLabel,
     /// The client's host and process, for the message to another client that finds the stanza locked.
-    pub holder: String,
+    pub holder: Text<BackupHolder>,
     /// `backup-ack` as the PG host has it set.
     pub backup_ack: Option<u16>,
 }
@@ -55,7 +56,7 @@ pub struct BeginRestore {
     /// The stanza.
     pub stanza: StanzaName,
     /// The client's host and process.
-    pub holder: String,
+    pub holder: Text<RestoreHolder>,
 }
 
 /// An open restore.
@@ -90,7 +91,7 @@ pub struct QueryChunks {
     /// The backup session.
     pub session: u64,
     /// At most [`crate::QUERY_LIMIT`].
-    pub digests: Vec<Digest>,
+    pub digests: List<Digest, QueriedChunks>,
 }
 
 /// One chunk on its way in.
@@ -148,7 +149,7 @@ pub struct GetChunk {
     /// The chunk.
     pub digest: Digest,
     /// Repositories whose copy the client has found to be damaged.
-    pub avoid: Vec<u16>,
+    pub avoid: List<u16, Avoided>,
 }
 
 /// Reads some runs of bytes of one chunk's plaintext.
@@ -159,9 +160,9 @@ pub struct GetPieces {
     /// The chunk.
     pub digest: Digest,
     /// Offset and length of each, at most [`crate::PIECES_LIMIT`].
-    pub ranges: Vec<(u32, u32)>,
+    pub ranges: List<(u32, u32), Pieces>,
     /// Repositories that the node must not read.
-    pub avoid: Vec<u16>,
+    pub avoid: List<u16, Avoided>,
 }
 
 /// The answer to [`GetChunk`], and to [`GetPieces`] with a payload of the pieces one after the other.

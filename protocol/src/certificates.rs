@@ -1,5 +1,6 @@
 //! Certificates of clients, administrators, monitors and restoring hosts.
 
+use crate::bounded::{MemberNameText, Reason, Text};
 use serde::{Deserialize, Serialize};
 
 /// Asks for certificates.
@@ -54,9 +55,9 @@ pub struct CertificateRevoked {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RevokeCertificates {
     /// The name.
-    pub name: String,
+    pub name: Text<MemberNameText>,
     /// Why, for the audit trail and for their holder.
-    pub reason: String,
+    pub reason: Text<Reason>,
     /// Also when the asker is the last administrator who was invited.
     pub force: bool,
 }

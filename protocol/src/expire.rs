@@ -3,12 +3,10 @@
 //! A PG host or an administrator decides, by the rules in `pgmesh_client::expire`; a node carries out. The catalog
 //! refuses the expiry of anything that is held, and of a repository's last full backup.
 
+use crate::bounded::{ExpiredLabels, FileName, KeptStretches, List, Reason, Text};
 use pgmesh_postgres::{PgVersion, SegmentName, SystemId, TimelineId};
 use pgmesh_storage::{ArchiveId, BackupLabel, BackupType, DbId, RepoKey, StanzaName};
 use serde::{Deserialize, Serialize};
-
-/// Backups in one [`ExpireBackups`], and stretches in one [`ExpireWal`], at most.
-pub const EXPIRED_AT_ONCE: usize = 1024;
 
 /// Asks for the backups and archives of a stanza that one repository keeps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,10 +97,10 @@ pub struct ExpireBackups {
     pub stanza: StanzaName,
     /// The repository.
     pub repo: RepoKey,
-    /// The backups; those that are not kept there are passed over. At most [`EXPIRED_AT_ONCE`].
-    pub labels: Vec<BackupLabel>,
+    /// The backups; those that are not kept there are passed over.
+    pub labels: List<BackupLabel, ExpiredLabels>,
     /// Why, for the audit trail. For example, `repo1-retention-full=2`.
-    pub why: String,
+    pub why: Text<Reason>,
 }
 
 /// Backups that were expired.
@@ -139,8 +137,8 @@ pub struct ExpireWal {
     pub repo: RepoKey,
     /// The database.
     pub database: DbId,
-    /// The stretches that stay. At most [`EXPIRED_AT_ONCE`].
-    pub keep: Vec<KeptWal>,
+    /// The stretches that stay.
+    pub keep: List<KeptWal, KeptStretches>,
     /// Only segments before this one.
     pub before: Option<SegmentName>,
     /// History files of the timelines below this one go as well; none: no history file goes.
@@ -148,7 +146,7 @@ pub struct ExpireWal {
     /// Only reports the files.
     pub dry_run: bool,
     /// Goes on after this file: the end of the answer before.
-    pub after: Option<String>,
+    pub after: Option<Text<FileName>>,
 }
 
 /// WAL files that were expired, or would be, by name.
@@ -186,5 +184,5 @@ pub struct HoldWish {
     /// Until when, Unix seconds; none: until it is released.
     pub until: Option<i64>,
     /// Why, in words. May be empty.
-    pub why: String,
+    pub why: Text<Reason>,
 }

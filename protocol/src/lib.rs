@@ -7,6 +7,7 @@
 //!
 //! - [`Call`] and the messages of each subject; [`Failure`]: an error, as a user reads it; [`ExitCode`]: how a program
 //!   ends.
+//! - [`bounded`]: texts and lists with a bound, which refuse more while they are decoded.
 //! - [`choice`]: which backup a restore needs, and which one the next is compared with; [`lines`]: where a history
 //!   ends; [`wal_copies`]: the copies of archived files, from a listing.
 
@@ -14,6 +15,7 @@ mod admin;
 mod alarms;
 mod archive;
 mod backup;
+pub mod bounded;
 mod call;
 mod certificates;
 pub mod choice;
@@ -45,6 +47,7 @@ pub use backup::{
     BackupBegun, BeginBackup, BeginRestore, ChunkReply, CommitBackup, CommittedBackup, GetChunk, GetManifest,
     GetPieces, PutChunk, QueryChunks, RestoreBegun, ResumeSession,
 };
+pub use bounded::{EXPIRED_AT_ONCE, List, PIECES_LIMIT, QUERY_LIMIT, Text};
 pub use call::{Call, EachCall, NUMBER_LENGTH, Request};
 pub use certificates::{
     CertificateInfo, CertificatePage, CertificateRevoked, ListCertificates, RevokeCertificates, RevokedCertificates,
@@ -54,8 +57,8 @@ pub use clock::{now_unix, utc};
 pub use entry_id::{EntryId, EntryIdError};
 pub use exit_code::ExitCode;
 pub use expire::{
-    EXPIRED_AT_ONCE, ExpireBackups, ExpireWal, ExpiredBackups, ExpiredFile, ExpiredWal, GetRetained, HoldBackup,
-    HoldInfo, HoldWish, KeptWal, Retained, RetainedBackup, RetainedDatabase,
+    ExpireBackups, ExpireWal, ExpiredBackups, ExpiredFile, ExpiredWal, GetRetained, HoldBackup, HoldInfo, HoldWish,
+    KeptWal, Retained, RetainedBackup, RetainedDatabase,
 };
 pub use failure::Failure;
 pub use holes::{HoleInfo, HolesReport, StanzaHoles};
@@ -76,8 +79,8 @@ pub use pgmesh_storage::PayloadHead;
 pub use request::{
     AcceptLoss, AdoptStanza, BODY_LIMIT, CHUNK_BODY_LIMIT, CONSENSUS_LIMIT, ChangeNode, CollectGarbage, Consensus,
     DeleteStanza, EndSession, GetAuthority, GetNodeStatus, GetStatus, Hello, JOIN_LIMIT, KeepSession, ListNodes,
-    MESSAGE_LIMIT, MayLeave, MeshFacts, PIECES_LIMIT, QUERY_LIMIT, RemoveRepository, ReplaceRepository, SyncRepository,
-    TerminateSession, UpdateRepository, UpgradeStanza,
+    MESSAGE_LIMIT, MayLeave, MeshFacts, RemoveRepository, ReplaceRepository, SyncRepository, TerminateSession,
+    UpdateRepository, UpgradeStanza,
 };
 pub use server::{Branch, Server};
 pub use token::{TokenId, TokenSecret};

@@ -2,6 +2,7 @@
 
 use crate::EntryId;
 use crate::alarms::{StuckArchiver, WorkerAlarm, merged};
+use crate::bounded::{CertificateRequest, List};
 use crate::{DebtInfo, HealthInfo, HolesReport, KeptInfo, LostReport};
 use pgmesh_storage::RepoKey;
 use serde::{Deserialize, Serialize};
@@ -23,7 +24,7 @@ pub struct NodeAddress {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RenewCertificate {
     /// The new key's certificate signing request, DER.
-    pub csr: Vec<u8>,
+    pub csr: List<u8, CertificateRequest>,
 }
 
 /// A change of a node's part in the mesh.

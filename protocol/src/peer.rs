@@ -1,6 +1,7 @@
 //! The messages between nodes.
 
 use crate::PayloadHead;
+use crate::bounded::{Address, Addresses, List, NodeNameText, Program, Reason, Region, RepositoryId, Targets, Text};
 use crate::{PlacedIdentity, RequestId};
 use pgmesh_storage::{Generation, ObjectName, RepoKey};
 use serde::{Deserialize, Serialize};
@@ -9,13 +10,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewNode {
     /// Its region; empty where none is set.
-    pub region: String,
+    pub region: Text<Region>,
     /// Where it will be reached.
-    pub advertise: Vec<String>,
+    pub advertise: List<Text<Address>, Addresses>,
     /// SHA-256 of the public key of the administrator's certificate that will lie in its node-path.
     pub administrator: [u8; 32],
     /// Its program's version.
-    pub program: String,
+    pub program: Text<Program>,
     /// The catalog format that its program writes.
     pub catalog_format: u32,
 }
@@ -35,7 +36,7 @@ pub struct JoinedNode {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vouch {
     /// The name in the node's certificate.
-    pub name: String,
+    pub name: Text<NodeNameText>,
     /// SHA-256 of the certificate's public key.
     pub key: [u8; 32],
 }
@@ -57,11 +58,11 @@ pub struct Announce {
     /// Its number in the Raft group.
     pub node_id: u64,
     /// Its region; empty where none is set.
-    pub region: String,
+    pub region: Text<Region>,
     /// Where it is reached from now on.
-    pub advertise: Vec<String>,
+    pub advertise: List<Text<Address>, Addresses>,
     /// Its program's version.
-    pub program: String,
+    pub program: Text<Program>,
     /// The catalog format that its program writes.
     pub catalog_format: u32,
 }
@@ -73,7 +74,7 @@ pub struct StoreTarget {
     pub repo: RepoKey,
     /// The repository's UUID, as the asking node's catalog has it. The asked node refuses the request if it has another
     /// repository open under that number.
-    pub uuid: String,
+    pub uuid: Text<RepositoryId>,
     /// The first generation to try.
     pub generation: Generation,
 }
@@ -86,7 +87,7 @@ pub struct StoreObject {
     /// The payload that follows.
     pub payload: PayloadHead,
     /// Where to.
-    pub targets: Vec<StoreTarget>,
+    pub targets: List<StoreTarget, Targets>,
 }
 
 /// The outcome for one target.
@@ -115,7 +116,7 @@ pub struct ReadObject {
     /// The repository.
     pub repo: RepoKey,
     /// The repository's UUID, as the asking node's catalog has it.
-    pub uuid: String,
+    pub uuid: Text<RepositoryId>,
     /// Its name at rest.
     pub object: ObjectName,
     /// The generation; without it, any good writing of the object.
@@ -144,7 +145,7 @@ pub struct DeleteObject {
     /// The repository.
     pub repo: RepoKey,
     /// The repository's UUID, as the asking node's catalog has it.
-    pub uuid: String,
+    pub uuid: Text<RepositoryId>,
     /// Its name at rest.
     pub object: ObjectName,
     /// The generation of the writing to delete.
@@ -195,7 +196,7 @@ pub struct BeginAnew {
     /// The number that is to be replaced.
     pub number: u64,
     /// The entries that it lacks, for the audit trail.
-    pub reason: String,
+    pub reason: Text<Reason>,
 }
 
 /// The answer to [`BeginAnew`].

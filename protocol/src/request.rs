@@ -1,5 +1,6 @@
 //! Requests of few fields, and the limits of all messages and bodies. `call.rs` has the table of the requests.
 
+use crate::bounded::{NodeNameText, Text};
 use crate::{CreateStanza, NodeAddress, NodeChange};
 use pgmesh_storage::{RepoKey, StanzaName};
 use serde::{Deserialize, Serialize};
@@ -15,10 +16,6 @@ pub const JOIN_LIMIT: usize = 16 << 10;
 pub const BODY_LIMIT: u64 = pgmesh_storage::MAX_PLAIN_LENGTH;
 /// The largest body of a chunk; chunks are 1 MiB of plaintext, a margin is left for a larger chunk size.
 pub const CHUNK_BODY_LIMIT: u64 = 8 << 20;
-/// How many digests one [`QueryChunks`](crate::QueryChunks) may name.
-pub const QUERY_LIMIT: usize = 4096;
-/// How many pieces one [`GetPieces`](crate::GetPieces) may name.
-pub const PIECES_LIMIT: usize = 128;
 
 /// Asks for the mesh's identity, digests and nodes.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -130,7 +127,7 @@ pub struct ListNodes;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ChangeNode {
     /// The node.
-    pub name: String,
+    pub name: Text<NodeNameText>,
     /// The change.
     pub change: NodeChange,
 }

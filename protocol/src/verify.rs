@@ -1,5 +1,6 @@
 //! Reading and checking everything.
 
+use crate::bounded::{List, VerifiedRepositories};
 use pgmesh_storage::{RepoKey, StanzaName};
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +12,7 @@ pub struct VerifyRequest {
     /// Only this repository.
     pub repo: Option<u16>,
     /// Between nodes: the asked node's part. A shared repository is verified by one node.
-    pub part: Option<Vec<RepoKey>>,
+    pub part: Option<List<RepoKey, VerifiedRepositories>>,
 }
 
 /// A fault, or an object worth a note.

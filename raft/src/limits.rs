@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use pgmesh_protocol::bounded;
 use pgmesh_storage::WrappedKey;
 
 use crate::command::{Adopt, ClaimedObject, Command, Proposal};
@@ -23,29 +24,29 @@ pub const RECORD: usize = 1 << 20;
 pub const COMMAND_RECORDS: usize = 64 << 20;
 
 /// A text in the audit trail or in a message: an actor, a reason, a finding. In bytes, as all that follow.
-pub const REASON: usize = 2048;
+pub const REASON: usize = bounded::REASON;
 /// The holder of a session, the actor of a command.
-pub const HOLDER: usize = 512;
+pub const HOLDER: usize = bounded::HOLDER;
 /// A name, an identifier, a version.
-pub const NAME: usize = 256;
+pub const NAME: usize = bounded::NAME;
 /// The era of a catalog that has lost entries: far more than a mesh comes to.
 pub const LOSS_ERAS: usize = 1 << 16;
 /// Its position and its floor.
 pub const LOSS_GENERATIONS: usize = 1 << 31;
 /// The fingerprint of a data directory. Each timeline of a stanza may have a different one in its record.
-pub const INSTANCE: usize = 128;
+pub const INSTANCE: usize = bounded::INSTANCE;
 /// The client that pushed the first segment of a timeline, in the stanza's record.
 pub const WRITER_HOST: usize = 64;
 /// A `host:port`.
-pub const ADDRESS: usize = 300;
+pub const ADDRESS: usize = bounded::ADDRESS;
 /// Addresses of one node.
-pub const ADDRESSES: usize = 8;
+pub const ADDRESSES: usize = bounded::ADDRESSES;
 /// Nodes that are part of the mesh at once.
 pub const NODES: usize = 256;
 /// Options of a repository's definition, and the length of one value.
 pub const OPTIONS: usize = 64;
 /// The longest value of an option: a path may have this many bytes.
-pub const OPTION: usize = 4096;
+pub const OPTION: usize = bounded::OPTION;
 /// Wrapped keys of one repository, and the longest part of one.
 pub const WRAPPED_KEYS: usize = 256;
 /// The longest field of a wrapped key.
@@ -86,7 +87,7 @@ pub const REVOKED: usize = if cfg!(test) { 6 } else { 1 << 16 };
 /// Stanzas of one certificate.
 pub const CERTIFICATE_STANZAS: usize = 64;
 /// Stanzas of one token.
-pub const TOKEN_STANZAS: usize = 1024;
+pub const TOKEN_STANZAS: usize = bounded::TOKEN_STANZAS;
 /// Replicas of one object: one in each repository, and one more generation of each.
 pub const REPLICAS: usize = 512;
 /// Chunks, replicas, objects or files that one command is about.
@@ -94,7 +95,7 @@ pub const ITEMS: usize = 4096;
 /// Lines that the audit trail keeps, the newest ones: at a hundred a day, three years.
 pub const AUDIT_LINES: u64 = 100_000;
 /// The fingerprint of a machine, in bytes.
-pub const MACHINE: usize = 16;
+pub const MACHINE: usize = bounded::MACHINE;
 /// Objects of one repository that are remembered as seen once and unknown; objects beyond that wait for a later scan.
 pub const ORPHANS: u64 = if cfg!(test) { 4 } else { 1 << 14 };
 /// The path of an object in a repository, in bytes: twice the longest that there is.

@@ -29,7 +29,31 @@ pub enum DecodeError {
     },
     /// The bytes are no encoding of this type.
     #[error("the bytes are not a valid encoding: {0}")]
-    Malformed(#[from] bincode::error::DecodeError),
+    Malformed(bincode::error::DecodeError),
+    /// A value in them is larger than its type allows, as [`beyond`] says.
+    #[error("{0}")]
+    Beyond(String),
+}
+
+/// Marks the errors of [`beyond`] on their way through bincode, which knows only texts.
+const BEYOND: &str = "beyond its bound: ";
+
+/// The error of a type with a bound, whose value is larger, while it is decoded: [`decode`] answers with
+/// [`DecodeError::Beyond`] and this text.
+pub fn beyond<E: serde::de::Error>(what: String) -> E {
+    E::custom(format!("{BEYOND}{what}"))
+}
+
+impl From<bincode::error::DecodeError> for DecodeError {
+    fn from(error: bincode::error::DecodeError) -> Self {
+        match &error {
+            bincode::error::DecodeError::OtherString(text) => match text.strip_prefix(BEYOND) {
+                Some(what) => Self::Beyond(what.to_owned()),
+                None => Self::Malformed(error),
+            },
+            _ => Self::Malformed(error),
+        }
+    }
 }
 
 /// Encodes a value.

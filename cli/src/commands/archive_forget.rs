@@ -20,7 +20,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let mut forget = ForgetWal {
         stanza: stanza.clone(),
-        from,
+        from: from.into(),
         upto: None,
         with_backups: config.flag("with-backups"),
         force: config.flag("force"),

@@ -158,7 +158,7 @@ async fn switch(
         system_id: control.system_id,
         first: name,
         last: name,
-        instance: Some(cluster.instance.clone()),
+        instance: Some(cluster.instance.clone().into()),
     };
     let presence = wait(mesh, &request, limit, report).await?;
     if presence.missing.is_empty() {

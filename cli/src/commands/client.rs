@@ -48,8 +48,8 @@ pub async fn revoke(config: &Config) -> Result<ExitCode, Failure> {
     )?
     .to_owned();
     let revoke = RevokeCertificates {
-        name: name.clone(),
-        reason: config.text("reason").unwrap_or_default().to_owned(),
+        name: name.clone().into(),
+        reason: config.text("reason").unwrap_or_default().into(),
         force: config.flag("force"),
     };
     let mesh = Mesh::connect(settings::access::of(config)?).await?;

@@ -22,7 +22,7 @@ pub async fn hold(config: &Config) -> Result<ExitCode, Failure> {
         label: label.clone(),
         hold: Some(HoldWish {
             until,
-            why: config.text("why").unwrap_or_default().to_owned(),
+            why: config.text("why").unwrap_or_default().into(),
         }),
     };
     let held = mesh.call(&request).await?;

@@ -22,12 +22,12 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let force = config.flag("force");
     check_name(&role, name.as_deref(), force)?;
     let invite = CreateInvite {
-        role,
-        name,
+        role: role.into(),
+        name: name.map(Into::into),
         force,
-        stanzas,
+        stanzas: stanzas.into(),
         expires: config.duration("expires").as_secs(),
-        addresses: config.list("node-advertise").to_vec(),
+        addresses: config.list("node-advertise").to_vec().into(),
     };
     let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let made = mesh.call(&invite).await?;

@@ -39,10 +39,11 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let join = JoinRequest {
         token_id: token.id,
         secret: token.secret.clone(),
-        csr,
+        csr: csr.into(),
         name: config
             .argument(1)
-            .map_or_else(host_name, |name| name.to_string_lossy().into_owned()),
+            .map_or_else(host_name, |name| name.to_string_lossy().into_owned())
+            .into(),
         node: None,
     };
     let (_, accepted) = pgmesh_node::redeem_by_token(&token, &join).await?;

@@ -33,7 +33,11 @@ pub async fn change(config: &Config, change: NodeChange) -> Result<ExitCode, Fai
     let name = argument(config, 0, "the name of a node")?.to_owned();
     let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let done = outcome(&name, change);
-    mesh.call(&ChangeNode { name, change }).await?;
+    mesh.call(&ChangeNode {
+        name: name.into(),
+        change,
+    })
+    .await?;
     output::print(&done)?;
     Ok(ExitCode::Ok)
 }

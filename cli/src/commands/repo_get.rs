@@ -60,7 +60,7 @@ impl Asked {
         let suite = mesh.suite().await?;
         let request = ReadRepository {
             repo,
-            path: path.clone(),
+            path: path.clone().into(),
         };
         let (head, body) = mesh.fetch(&request, |head| Some(head.length)).await?;
         Payload::from_parts(head, body.unwrap_or_default())

@@ -55,9 +55,9 @@ pub(super) async fn listed(mesh: &Mesh, repo: RepoKey, path: &str) -> Result<Vec
     loop {
         let request = ListRepository {
             repo,
-            path: path.to_owned(),
+            path: path.into(),
             recurse: false,
-            after: objects.last().map(|last| last.name.clone()),
+            after: objects.last().map(|last| last.name.clone()).map(Into::into),
         };
         let listing = mesh.call(&request).await?;
         let is_last = !listing.more || listing.objects.is_empty();

@@ -179,8 +179,8 @@ async fn describe(config: &Config) -> Result<CreateStanza, Failure> {
         version: control.version,
         catalog_version: control.catalog_version,
         segment_size: control.segment_size,
-        instance,
-        machine: machine_fingerprint(),
+        instance: instance.into(),
+        machine: machine_fingerprint().into(),
         timeline: timeline(&control),
     })
 }

@@ -33,7 +33,7 @@ async fn set(config: &Config, stopped: Option<String>, ends_sessions: bool) -> R
     let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let request = SetStopped {
         stanza,
-        stopped,
+        stopped: stopped.map(Into::into),
         ends_sessions,
     };
     let ended = mesh.call(&request).await?;

@@ -148,10 +148,11 @@ async fn begin(
         version: cluster.control.version,
         instance: standby
             .is_none_or(Standby::primary_is_here)
-            .then(|| cluster.instance.clone()),
+            .then(|| cluster.instance.clone())
+            .map(Into::into),
         timeline: timeline(&cluster.control),
         label: label.clone(),
-        holder: crate::host::this_process(),
+        holder: crate::host::this_process().into(),
         backup_ack: settings.backup_ack,
     };
     let deadline = Instant::now() + LOCK_PATIENCE;

@@ -179,7 +179,7 @@ impl Prior {
             let request = QueryChunks {
                 stanza: context.settings.stanza.clone(),
                 session: context.begun.session,
-                digests: digests.to_vec(),
+                digests: digests.to_vec().into(),
             };
             let known: Vec<bool> = context.mesh.call(&request).await?;
             let lost = digests.iter().zip(known).filter(|(_, known)| !known);

@@ -83,7 +83,7 @@ pub async fn wait(
         system_id: cluster.control.system_id,
         first: needed.first,
         last: needed.last,
-        instance: Some(cluster.instance.clone()),
+        instance: Some(cluster.instance.clone().into()),
     };
     let deadline = Instant::now() + settings.archive_timeout;
     let mut pause = FIRST_PAUSE;

@@ -190,8 +190,8 @@ impl<K: Keeper> Work<'_, K> {
             let request = ExpireBackups {
                 stanza: self.settings.stanza.clone(),
                 repo: self.repo,
-                labels: labels.to_vec(),
-                why: why.clone(),
+                labels: labels.to_vec().into(),
+                why: why.clone().into(),
             };
             self.keeper.expire_backups(&request).await?;
         }
@@ -249,7 +249,7 @@ impl<K: Keeper> Work<'_, K> {
             stanza: self.settings.stanza.clone(),
             repo: self.repo,
             database: plan.database,
-            keep: plan.keep.clone(),
+            keep: plan.keep.clone().into(),
             before: plan.before,
             histories_below: plan.histories_below,
             dry_run: self.settings.dry_run,
@@ -270,10 +270,10 @@ impl<K: Keeper> Work<'_, K> {
                     self.repo, plan.archive, told.report.files
                 )));
             }
-            let Some(more) = page.more.filter(|more| Some(more) != request.after.as_ref()) else {
+            let Some(more) = page.more.filter(|more| Some(more.as_str()) != request.after.as_deref()) else {
                 break;
             };
-            request.after = Some(more);
+            request.after = Some(more.into());
         }
         runs.end().into_iter().for_each(|seen| told.tell(seen));
         Ok(())

@@ -61,7 +61,9 @@ impl Keeper for Memory {
         );
         repository.backups.retain(|label, _| !expire.labels.contains(label));
         let labels = expire.labels.clone();
-        Ok(ExpiredBackups { labels })
+        Ok(ExpiredBackups {
+            labels: labels.into_vec(),
+        })
     }
 
     async fn expire_wal(&self, expire: &ExpireWal) -> Result<ExpiredWal, Failure> {
@@ -77,7 +79,7 @@ impl Keeper for Memory {
         };
         let later = wal
             .iter()
-            .filter(|file| expire.after.as_ref().is_none_or(|after| *file > after));
+            .filter(|file| expire.after.as_deref().is_none_or(|after| file.as_str() > after));
         let files: Vec<String> = later.filter(goes).take(PAGE).cloned().collect();
         if !expire.dry_run {
             wal.retain(|file| !files.contains(file));

@@ -73,8 +73,11 @@ impl Link {
             }
             stream.finish()
         };
-        sent.await.map_err(|error| lost::<C>(&error))?;
-        Ok(stream)
+        match sent.await {
+            // A node that refuses takes nothing more of the body: its answer says why, and is there already.
+            Ok(()) | Err(StreamError::Stopped { .. }) => Ok(stream),
+            Err(error) => Err(lost::<C>(&error)),
+        }
     }
 
     /// Opens a stream and sends the request; more follows.

@@ -42,7 +42,7 @@ async fn renew(access: AccessSettings) -> Result<Option<i64>, Failure> {
     let csr = old
         .renewal_csr_der()
         .map_err(crypto("a certificate request cannot be made"))?;
-    let accepted = mesh.call(&RenewCertificate { csr }).await?;
+    let accepted = mesh.call(&RenewCertificate { csr: csr.into() }).await?;
     let new = old
         .renewed(&accepted.ca, &accepted.certificate)
         .map_err(crypto("the node's answer does not match the request"))?;

@@ -257,6 +257,6 @@ impl Mesh {
 pub fn restore_of(stanza: StanzaName) -> BeginRestore {
     BeginRestore {
         stanza,
-        holder: crate::host::this_process(),
+        holder: crate::host::this_process().into(),
     }
 }

@@ -3,7 +3,7 @@
 use super::*;
 use candidates::Ways;
 use pgmesh_protocol::{
-    BackupBegun, BeginBackup, CommitBackup, CommittedBackup, ListNodes, NodeAddress, NodeInfo, PayloadHead,
+    BackupBegun, BeginBackup, CommitBackup, CommittedBackup, ListNodes, NodeAddress, NodeInfo, PayloadHead, PutChunk,
     QueryChunks, Request, RestoreBegun, SyncEvent, SyncRepository,
 };
 use pgmesh_storage::{ArchiveId, BackupLabel, Codec, Digest, Payload};
@@ -24,6 +24,8 @@ enum Manner {
     Forgetful,
     /// It is alive, and answers nothing but hello.
     Stuck,
+    /// It does not know requests with a body, and reads no body.
+    Older,
 }
 
 /// A played node, and the names of the requests that it got.
@@ -144,6 +146,10 @@ async fn answer(
             let alone = Failure::new(ExitCode::HostConnect, "no majority").again();
             stream.send(&Err::<(), _>(alone)).await?;
         }
+        Request::PutChunk(_) if manner == Manner::Older => {
+            let unknown = Failure::new(ExitCode::Protocol, "this node does not know request 6");
+            stream.send(&Err::<(), _>(unknown)).await?;
+        }
         Request::BeginBackup(_) => stream.send(&Ok::<_, Failure>(begun())).await?,
         Request::BeginRestore(_) => {
             let begun = RestoreBegun {
@@ -197,7 +203,7 @@ fn begin() -> BeginBackup {
         instance: None,
         timeline: pgmesh_postgres::TimelineId(1),
         label: label(),
-        holder: String::new(),
+        holder: String::new().into(),
         backup_ack: None,
     }
 }
@@ -226,7 +232,7 @@ fn query() -> QueryChunks {
     QueryChunks {
         stanza: "main".parse().unwrap(),
         session: 7,
-        digests: vec![Digest([0; 32])],
+        digests: vec![Digest([0; 32])].into(),
     }
 }
 
@@ -252,6 +258,28 @@ async fn a_node_without_a_majority_is_left_for_one_that_has_it() {
     // The next command goes to the other node at once, though it knows only the first by its configuration.
     stage.mesh().call(&ListNodes).await.unwrap();
     assert_eq!(stage.heard(0).len(), 2);
+}
+
+/// The body is longer than what is under way at once: the node's answer is there before it is sent.
+#[tokio::test]
+async fn a_refusal_arrives_though_the_node_takes_nothing_of_a_long_body() {
+    let stage = Stage::set(&[Manner::Older]).await;
+    let mesh = stage.mesh();
+    mesh.greet().await.unwrap();
+    let body = Bytes::from(vec![7; 64 << 20]);
+    let put = PutChunk {
+        stanza: "main".parse().unwrap(),
+        session: 7,
+        payload: PayloadHead {
+            digest: Digest([0; 32]),
+            codec: Codec::None,
+            plain_length: body.len() as u64,
+            length: body.len() as u64,
+        },
+    };
+    let refused = mesh.send(&put, &body).await.unwrap_err();
+    assert_eq!(refused.code, ExitCode::Protocol, "{refused}");
+    assert_eq!(refused.what, "this node does not know request 6");
 }
 
 #[tokio::test]

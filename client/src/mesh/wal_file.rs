@@ -67,10 +67,10 @@ impl Mesh {
         loop {
             let request = GetSegment {
                 stanza: wanted.stanza.clone(),
-                file: wanted.file.to_string(),
+                file: wanted.file.to_string().into(),
                 system_id: wanted.system_id,
-                avoid: avoid.clone(),
-                doubted: std::mem::take(&mut doubted),
+                avoid: avoid.clone().into(),
+                doubted: std::mem::take(&mut doubted).into(),
             };
             match self.receive_wal(&request, wanted, suite, sink).await? {
                 Received::Said(archived) => return Ok(archived),

@@ -4,12 +4,13 @@
 
 use super::*;
 use pgmesh_postgres::{Lsn, TimelineId};
+use pgmesh_protocol::bounded::{CSR, REPOSITORIES};
 use pgmesh_protocol::{
-    AnnotateBackup, Announce, BeginAnew, Branch, Call, CreateInvite, GetChunk, GetPieces, GetSegment, ListRepository,
-    QueryChunks, RenewCertificate, RequestId, SetStopped, StoreObject, StoreTarget, TokenId, TokenSecret,
-    UpdateRepository, VerifyRequest,
+    AnnotateBackup, Announce, BeginAnew, Branch, Call, CreateInvite, GetChunk, GetPieces, GetSegment, JoinRequest,
+    ListRepository, NUMBER_LENGTH, NewNode, PIECES_LIMIT, QUERY_LIMIT, QueryChunks, RenewCertificate, RequestId,
+    SetStopped, StoreObject, StoreTarget, TokenId, TokenSecret, UpdateRepository, VerifyRequest,
 };
-use pgmesh_storage::{Codec, Digest, Generation, StanzaName};
+use pgmesh_storage::{Codec, Digest, Generation, RepoKey, StanzaName};
 
 fn of(length: usize) -> String {
     "x".repeat(length)
@@ -37,8 +38,10 @@ fn addresses() -> Vec<String> {
 }
 
 fn fits<C: Call>(call: C) {
-    let length = call.message().len();
+    let message = call.message();
+    let length = message.len();
     assert!(length <= C::MAX, "{}: {length} bytes, and {} may be", C::NAME, C::MAX);
+    Request::decode(C::NUMBER, &message[NUMBER_LENGTH..]).unwrap();
     check(&call.into()).unwrap();
 }
 
@@ -47,40 +50,40 @@ fn lists_as_long_as_they_may_be_arrive() {
     fits(QueryChunks {
         stanza: stanza(),
         session: u64::MAX,
-        digests: vec![Digest([u8::MAX; 32]); QUERY_LIMIT],
+        digests: vec![Digest([u8::MAX; 32]); QUERY_LIMIT].into(),
     });
     fits(GetSegment {
         stanza: stanza(),
-        file: of(limits::NAME),
+        file: of(limits::NAME).into(),
         system_id: None,
-        avoid: repositories(),
-        doubted: repositories(),
+        avoid: repositories().into(),
+        doubted: repositories().into(),
     });
     fits(GetChunk {
         stanza: stanza(),
         digest: Digest([u8::MAX; 32]),
-        avoid: repositories(),
+        avoid: repositories().into(),
     });
     fits(GetPieces {
         stanza: stanza(),
         digest: Digest([u8::MAX; 32]),
-        ranges: vec![(u32::MAX, u32::MAX); PIECES_LIMIT],
-        avoid: repositories(),
+        ranges: vec![(u32::MAX, u32::MAX); PIECES_LIMIT].into(),
+        avoid: repositories().into(),
     });
     fits(VerifyRequest {
         stanza: Some(stanza()),
         repo: Some(u16::MAX),
-        part: Some(vec![RepoKey::new(RepoKey::MAX).unwrap(); REPOSITORIES]),
+        part: Some(vec![RepoKey::new(RepoKey::MAX).unwrap(); REPOSITORIES].into()),
     });
     let target = StoreTarget {
         repo: RepoKey::new(RepoKey::MAX).unwrap(),
-        uuid: of(limits::NAME),
+        uuid: of(limits::NAME).into(),
         generation: Generation(u32::MAX),
     };
     fits(StoreObject {
         object: ObjectName::Chunk(Digest([u8::MAX; 32])),
         payload: payload(),
-        targets: vec![target; REPOSITORIES],
+        targets: vec![target; REPOSITORIES].into(),
     });
     let branch = Branch {
         parent: TimelineId(u32::MAX),
@@ -93,12 +96,12 @@ fn lists_as_long_as_they_may_be_arrive() {
     push.server.branches = vec![branch; limits::TIMELINES];
     fits(push);
     fits(CreateInvite {
-        role: of(limits::NAME),
-        name: Some(of(limits::NAME)),
+        role: of(limits::NAME).into(),
+        name: Some(of(limits::NAME).into()),
         force: true,
-        stanzas: vec![stanza(); limits::TOKEN_STANZAS],
+        stanzas: vec![stanza(); limits::TOKEN_STANZAS].into(),
         expires: u64::MAX,
-        addresses: addresses(),
+        addresses: addresses().into(),
     });
 }
 
@@ -118,38 +121,40 @@ fn texts_as_long_as_they_may_be_arrive() {
     });
     fits(SetStopped {
         stanza: Some(stanza()),
-        stopped: Some(of(limits::REASON)),
+        stopped: Some(of(limits::REASON).into()),
         ends_sessions: true,
     });
     fits(ListRepository {
         repo: RepoKey::new(RepoKey::MAX).unwrap(),
-        path: of(limits::OPTION),
+        path: of(limits::OPTION).into(),
         recurse: true,
-        after: Some(of(limits::OPTION)),
+        after: Some(of(limits::OPTION).into()),
     });
     fits(BeginAnew {
         id: RequestId::random(),
         number: u64::MAX,
-        reason: of(limits::REASON),
+        reason: of(limits::REASON).into(),
     });
     fits(Announce {
         node_id: u64::MAX,
-        region: of(limits::NAME),
-        advertise: addresses(),
-        program: of(limits::NAME),
+        region: of(limits::NAME).into(),
+        advertise: addresses().into(),
+        program: of(limits::NAME).into(),
         catalog_format: u32::MAX,
     });
-    fits(RenewCertificate { csr: vec![1; CSR] });
+    fits(RenewCertificate {
+        csr: vec![1; CSR].into(),
+    });
     fits(JoinRequest {
         token_id: TokenId([1; 8]),
         secret: TokenSecret::generate().unwrap(),
-        csr: vec![1; CSR],
-        name: of(limits::NAME),
+        csr: vec![1; CSR].into(),
+        name: of(limits::NAME).into(),
         node: Some(NewNode {
-            region: of(limits::NAME),
-            advertise: addresses(),
+            region: of(limits::NAME).into(),
+            advertise: addresses().into(),
             administrator: [1; 32],
-            program: of(limits::NAME),
+            program: of(limits::NAME).into(),
             catalog_format: u32::MAX,
         }),
     });

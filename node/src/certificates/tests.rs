@@ -18,12 +18,12 @@ async fn invite(site: &TestNode, role: &str, replaces: Option<&str>) -> JoinToke
         _ => vec![],
     };
     let invite = CreateInvite {
-        role: role.to_owned(),
-        name: replaces.map(str::to_owned),
+        role: role.into(),
+        name: replaces.map(str::to_owned).map(Into::into),
         force: replaces.is_some(),
-        stanzas,
+        stanzas: stanzas.into(),
         expires: 60,
-        addresses: vec![],
+        addresses: pgmesh_protocol::List::default(),
     };
     let invite = site.node.membership.invite("test", [9; 32], invite).await.unwrap();
     invite.token.parse().unwrap()
@@ -33,8 +33,8 @@ fn request(token: &JoinToken, key: &KeyRequest, name: &str) -> JoinRequest {
     JoinRequest {
         token_id: token.id,
         secret: token.secret.clone(),
-        csr: key.csr_der().unwrap(),
-        name: name.to_owned(),
+        csr: key.csr_der().unwrap().into(),
+        name: name.into(),
         node: None,
     }
 }
@@ -63,8 +63,8 @@ async fn join(site: &TestNode, role: &str, name: &str) -> Identity {
 async fn revoke(site: &TestNode, name: &str) -> u32 {
     let admin = site.connect().await;
     let revoke = RevokeCertificates {
-        name: name.to_owned(),
-        reason: "disk stolen".to_owned(),
+        name: name.into(),
+        reason: "disk stolen".into(),
         force: false,
     };
     admin.ask(&revoke, None).await.unwrap().certificates
@@ -73,17 +73,17 @@ async fn revoke(site: &TestNode, name: &str) -> u32 {
 fn segment() -> GetSegment {
     GetSegment {
         stanza: stanza(),
-        file: "000000010000000000000001".to_owned(),
+        file: "000000010000000000000001".into(),
         system_id: None,
-        avoid: vec![],
-        doubted: vec![],
+        avoid: vec![].into(),
+        doubted: vec![].into(),
     }
 }
 
 async fn begin_restore(connected: &Connected) -> SessionId {
     let begin = BeginRestore {
         stanza: stanza(),
-        holder: "process 7 on db1".to_owned(),
+        holder: "process 7 on db1".into(),
     };
     let begun = connected.ask(&begin, None).await.unwrap();
     SessionId(LogIndex(begun.session))
@@ -139,7 +139,9 @@ async fn a_certificate_is_renewed_for_its_own_key_and_only_while_it_counts() {
     // In a loop it would fill the log.
     let applied = site.node.catalog.view().applied().unwrap();
     for _ in 0..3 {
-        let renew = RenewCertificate { csr: csr.clone() };
+        let renew = RenewCertificate {
+            csr: csr.clone().into(),
+        };
         connected.ask(&renew, None).await.unwrap();
     }
     assert_eq!(site.node.catalog.view().applied().unwrap(), applied);
@@ -159,13 +161,13 @@ async fn a_certificate_is_renewed_for_its_own_key_and_only_while_it_counts() {
     assert_eq!(audit, [format!("client db1 ({key})")]);
     // With a key of its own, a thief would go on under a certificate that nobody knows.
     let other = KeyRequest::generate().unwrap().csr_der().unwrap();
-    let refused = connected.ask(&RenewCertificate { csr: other }, None).await;
+    let refused = connected.ask(&RenewCertificate { csr: other.into() }, None).await;
     assert_eq!(refused.unwrap_err().code, ExitCode::Crypto);
     revoke(&site, "db1").await;
     let refused = site
         .node
         .membership
-        .renew(client.member(), &RenewCertificate { csr })
+        .renew(client.member(), &RenewCertificate { csr: csr.into() })
         .await;
     assert_eq!(refused.unwrap_err().code, ExitCode::Crypto);
 }
@@ -194,7 +196,7 @@ async fn a_connection_ends_with_its_certificate() {
     let refused = site
         .node
         .membership
-        .check_worth(&peer, &RenewCertificate { csr }.into());
+        .check_worth(&peer, &RenewCertificate { csr: csr.into() }.into());
     let refused = refused.unwrap_err();
     assert!(refused.again, "this node's clock may be wrong");
     assert!(!refused.remedy.unwrap().contains("join"));
@@ -265,12 +267,12 @@ async fn a_token_with_force_needs_the_name_that_it_may_replace() {
     join(&site, "client", "db1").await;
     let victim = join(&site, "client", "db2").await;
     let nameless = CreateInvite {
-        role: "client".to_owned(),
+        role: "client".into(),
         name: None,
         force: true,
-        stanzas: vec![stanza()],
+        stanzas: vec![stanza()].into(),
         expires: 60,
-        addresses: vec![],
+        addresses: pgmesh_protocol::List::default(),
     };
     let refused = site
         .node
@@ -423,8 +425,8 @@ async fn an_administrator_is_revoked_by_another_and_not_by_itself_by_mistake() {
     let (alice, bob) = (join(&site, "admin", "alice").await, join(&site, "admin", "bob").await);
     let (alices, bobs) = (site.connect_as(&alice).await, site.connect_as(&bob).await);
     let revoke = |name: &str, force| RevokeCertificates {
-        name: name.to_owned(),
-        reason: String::new(),
+        name: name.into(),
+        reason: String::new().into(),
         force,
     };
     assert_eq!(bobs.ask(&revoke("alice", false), None).await.unwrap().certificates, 1);

@@ -3,6 +3,7 @@
 use pgmesh_protocol::{
     CONSENSUS_LIMIT, Call, Consensus, ExitCode, Failure, JOIN_LIMIT, JoinRequest, MESSAGE_LIMIT, Request,
 };
+use pgmesh_storage::wire::DecodeError;
 use pgmesh_transport::wire_version::WIRE_VERSION;
 use pgmesh_transport::{Announced, Peer, Stream, StreamError};
 
@@ -19,6 +20,7 @@ pub(super) async fn receive(peer: &Peer, stream: &mut Stream) -> Result<Result<R
     Ok(match Request::decode(announced.number, &encoded) {
         Ok(Some(request)) => Ok(request),
         Ok(None) => Err(unknown(announced.number)),
+        Err(DecodeError::Beyond(what)) => Err(Failure::new(ExitCode::OptionInvalid, what)),
         Err(error) => {
             let name = Request::name_of(announced.number).unwrap_or_default();
             Err(Failure::new(ExitCode::Protocol, format!("{name}: the request is not understood")).because(error))
@@ -68,7 +70,7 @@ mod tests {
     use super::*;
     use crate::SessionTimes;
     use crate::testing::{TestNode, unsigned};
-    use pgmesh_protocol::{GetInfo, Hello};
+    use pgmesh_protocol::{ChangeNode, GetInfo, Hello, NodeChange};
     use pgmesh_transport::Role;
     use std::sync::Arc;
 
@@ -130,6 +132,13 @@ mod tests {
         let refused = stream.reply::<GetInfo>().await.unwrap().unwrap_err();
         assert_eq!(refused.code, ExitCode::OptionInvalid);
         assert!(refused.what.ends_with("at most 1024 are taken"), "{refused}");
+        let remove = ChangeNode {
+            name: "n".repeat(300).into(),
+            change: NodeChange::Drain,
+        };
+        let refused = client.ask(&remove, None).await.map(drop).unwrap_err();
+        assert_eq!(refused.code, ExitCode::OptionInvalid);
+        assert_eq!(refused.what, "the node's name has 300 bytes, at most 256 are taken");
         client.ask(&Hello, None).await.unwrap();
     }
 }

@@ -333,7 +333,8 @@ impl Served {
     async fn verify(&self, request: pgmesh_protocol::VerifyRequest, stream: &mut Stream) -> Result<(), StreamError> {
         let (sink, mut events) = mpsc::channel(64);
         let run = self.node.verify(&self.peer, request, sink);
-        let pass_on = async {
+        // It owns the events: when the asker is gone, they have no receiver any more, and the verification ends.
+        let pass_on = async move {
             while let Some(event) = events.recv().await {
                 reply(stream, Ok(event)).await?;
             }

@@ -61,7 +61,7 @@ impl Served {
             address: self.remote,
             place: self.place.as_deref(),
         };
-        let name = join.name.clone();
+        let name = join.name.to_string();
         let joined = self.node.membership.join(join, &comer).await;
         if let (Err(_), Some(place)) = (&joined, &self.place) {
             place.is_refused();

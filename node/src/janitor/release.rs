@@ -1,8 +1,8 @@
 //! Releasing the chunks that only expired backups needed in a repository, and noting uses that are not known.
 //!
-//! Uses begin and end with backups (`pgmesh_raft`'s `apply/uses.rs`). When backup b2 expires in a repository that keeps
-//! b1 and b4, the chunks that it alone held there have died after b2 and up to b4, or, without a later backup, were born
-//! after b1. Only these are looked at, a page at a time; the catalog judges each. The manifest goes first, and the
+//! Uses begin and end with backups (`raft/src/apply/use_judge.rs`). When backup b2 expires in a repository that keeps
+//! b1 and b4, the chunks that it alone held there have died after b2 and up to b4, or, without a later backup, were
+//! born after b1. Only these are looked at, a page at a time; the catalog judges each. The manifest goes first, and the
 //! chunks when it is deleted: a repository explains itself, and never has a manifest without its chunks.
 
 use crate::janitor::{Janitor, Part};
@@ -465,8 +465,8 @@ mod tests {
         ExpireBackups {
             stanza: stanza(),
             repo: RepoKey::new(1).unwrap(),
-            labels: vec![label.parse().unwrap()],
-            why: "test".to_owned(),
+            labels: vec![label.parse().unwrap()].into(),
+            why: "test".into(),
         }
     }
 
@@ -482,8 +482,8 @@ mod tests {
         let third = back_up(&client, labels[2], &[1, 4, 6]).await;
         let ask = expire(labels[0]);
         let expired: ExpiredBackups = client.ask(&ask, None).await.unwrap();
-        assert_eq!(expired.labels, ask.labels);
-        let again: ExpiredBackups = client.ask(&ask, None).await.unwrap();
+        assert_eq!(expired.labels, ask.labels.into_vec());
+        let again: ExpiredBackups = client.ask(&expire(labels[0]), None).await.unwrap();
         assert_eq!(again.labels, []);
         site.wait("chunk 2 to go", |_| !site.has_file(first[1])).await;
         for chunk in [first[0], first[2], second[2], third[2]] {

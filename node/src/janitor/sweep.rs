@@ -12,8 +12,8 @@
 //! waits for a backup, and comes to its end on a mesh where some backup runs at every moment.
 //!
 //! A backup may be committed after the sweep looked at its chunks. So the catalog judges each chunk once more by its
-//! uses when it is condemned, and a chunk is *suspected* first: from then on a backup that names the chunk says so before
-//! its commit ([`Command::Reprieve`], invariants 4 and 5).
+//! uses when it is condemned, and a chunk is *suspected* first: from then on a backup that names the chunk says so
+//! before its commit ([`Command::Reprieve`], invariants 4 and 5).
 
 use crate::janitor::Janitor;
 use crate::replies::unexpected;
@@ -284,8 +284,8 @@ pub(crate) struct Candidates {
     held_by: Option<SessionId>,
 }
 
-/// The chunks of a part that are known, not condemned and not in use, without those a running backup may have added. The
-/// view must be a snapshot: each chunk's position is compared with the session of the oldest running backup.
+/// The chunks of a part that are known, not condemned and not in use, without those a running backup may have added.
+/// The view must be a snapshot: each chunk's position is compared with the session of the oldest running backup.
 pub(crate) fn candidates<B: Base>(view: &View<B>, part: &Part) -> Result<Candidates, Failure> {
     let running = view.oldest_backup()?;
     let all: Vec<RepoKey> = view.repositories()?.into_iter().map(|(repo, _)| repo).collect();
@@ -434,7 +434,7 @@ mod tests {
         let query = pgmesh_protocol::QueryChunks {
             stanza: stanza(),
             session: again.session,
-            digests: vec![chunk],
+            digests: vec![chunk].into(),
         };
         assert_eq!(client.ask(&query, None).await.unwrap(), [true]);
         assert_eq!(swept(&site).await, (1, false));

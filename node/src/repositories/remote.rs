@@ -53,7 +53,7 @@ impl RemoteSlot {
         let attempt = self.watch.begin(Work::Read, 0);
         let request = ReadObject {
             repo: self.key,
-            uuid: self.uuid.clone(),
+            uuid: self.uuid.clone().into(),
             object: object.clone(),
             generation,
             checked,
@@ -78,7 +78,7 @@ impl RemoteSlot {
         let attempt = self.watch.begin(Work::Write, 0);
         let request = DeleteObject {
             repo: self.key,
-            uuid: self.uuid.clone(),
+            uuid: self.uuid.clone().into(),
             object: object.clone(),
             generation,
             term: lead.term(),
@@ -156,7 +156,7 @@ pub async fn write_there(
             .iter()
             .map(|(slot, generation)| StoreTarget {
                 repo: slot.key,
-                uuid: slot.uuid.clone(),
+                uuid: slot.uuid.clone().into(),
                 generation: *generation,
             })
             .collect(),

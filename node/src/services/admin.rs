@@ -38,7 +38,7 @@ impl Membership {
         let addresses = if invite.addresses.is_empty() {
             self.token_addresses()
         } else {
-            invite.addresses
+            invite.addresses.into()
         };
         let authority = self.authority()?;
         let token = JoinToken::generate(addresses, authority.fingerprint(), role, expires)
@@ -178,11 +178,11 @@ impl Membership {
         Ok(Command::AdmitNode(Box::new(AdmitNode {
             redemption,
             name: node_name(name)?,
-            region: new.region,
-            advertise: new.advertise,
+            region: new.region.into(),
+            advertise: new.advertise.into(),
             key: key.0,
             administrator: new.administrator,
-            program: new.program,
+            program: new.program.into(),
             catalog_format: new.catalog_format,
         })))
     }
@@ -233,7 +233,7 @@ impl Membership {
             name: name.clone(),
             number: begin.number,
             key: member.key.0,
-            reason: begin.reason,
+            reason: begin.reason.into(),
         };
         match self
             .catalog
@@ -295,12 +295,12 @@ mod tests {
 
     async fn token(site: &TestNode, role: &str, name: Option<&str>, force: bool) -> JoinToken {
         let invite = CreateInvite {
-            role: role.to_owned(),
-            name: name.map(str::to_owned),
+            role: role.into(),
+            name: name.map(str::to_owned).map(Into::into),
             force,
-            stanzas: vec![],
+            stanzas: vec![].into(),
             expires: 60,
-            addresses: vec![],
+            addresses: pgmesh_protocol::List::default(),
         };
         let invite = site.node.membership.invite("test", [9; 32], invite).await.unwrap();
         invite.token.parse().unwrap()
@@ -313,17 +313,17 @@ mod tests {
 
     fn request(token: &JoinToken, name: &str, is_node: bool) -> JoinRequest {
         let new = NewNode {
-            region: String::new(),
-            advertise: vec!["127.0.0.1:1".to_owned()],
+            region: String::new().into(),
+            advertise: vec!["127.0.0.1:1".to_owned()].into(),
             administrator: KeyRequest::generate().unwrap().key().0,
-            program: "test".to_owned(),
+            program: "test".into(),
             catalog_format: MeshRecord::CATALOG_FORMAT,
         };
         JoinRequest {
             token_id: token.id,
             secret: token.secret.clone(),
-            csr: KeyRequest::generate().unwrap().csr_der().unwrap(),
-            name: name.to_owned(),
+            csr: KeyRequest::generate().unwrap().csr_der().unwrap().into(),
+            name: name.into(),
             node: is_node.then_some(new),
         }
     }

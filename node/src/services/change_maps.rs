@@ -328,7 +328,7 @@ impl Archive {
         let file = WalFileName::Map(wanted.name);
         let push = PushSegment {
             stanza: wanted.stanza.clone(),
-            file: file.to_string(),
+            file: file.to_string().into(),
             payload: payload.head(),
             system_id: wanted.database.system_id,
             version: wanted.version(),

@@ -95,8 +95,8 @@ impl Node {
         let command = Command::ExpireBackups(Box::new(command::ExpireBackups {
             stanza: expire.stanza,
             repo: expire.repo,
-            labels: expire.labels,
-            why: expire.why,
+            labels: expire.labels.into_vec(),
+            why: expire.why.into_string(),
         }));
         let until = Instant::now() + PATIENCE;
         loop {
@@ -175,7 +175,7 @@ impl Node {
             since: now_unix(),
             until: wish.until,
             by: actor.to_owned(),
-            why: wish.why,
+            why: wish.why.into_string(),
         });
         let command = Command::HoldBackup(Box::new(Hold {
             stanza: given.stanza,

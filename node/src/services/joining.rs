@@ -59,8 +59,12 @@ impl Membership {
                 };
                 return Err(Failure::new(ExitCode::OptionRequired, what).remedy("add --stanza=NAME"));
             }
-            "client" => Role::Client { stanzas },
-            "restore" => Role::Restore { stanzas },
+            "client" => Role::Client {
+                stanzas: stanzas.into_vec(),
+            },
+            "restore" => Role::Restore {
+                stanzas: stanzas.into_vec(),
+            },
             "admin" => Role::Admin,
             "monitor" => Role::Monitor,
             "node" => {

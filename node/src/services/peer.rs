@@ -226,7 +226,7 @@ mod tests {
         let term = site.node.catalog.status().term;
         let delete = |term| DeleteObject {
             repo,
-            uuid: uuid.clone(),
+            uuid: uuid.clone().into(),
             object: ObjectName::Chunk(digest),
             generation: Generation::FIRST,
             term,

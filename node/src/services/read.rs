@@ -302,8 +302,8 @@ mod tests {
         let pieces = GetPieces {
             stanza: stanza(),
             digest,
-            ranges: vec![(0, 8)],
-            avoid: vec![],
+            ranges: vec![(0, 8)].into(),
+            avoid: vec![].into(),
         };
         let failure = client.ask(&pieces, None).await.unwrap_err();
         assert!(

@@ -100,8 +100,8 @@ impl Node {
         let command = Command::AdoptWriter {
             stanza: cluster.stanza,
             timeline,
-            instance: cluster.instance,
-            machine: cluster.machine,
+            instance: cluster.instance.into(),
+            machine: cluster.machine.into(),
         };
         self.catalog.propose(actor, command).await?;
         Ok(adopted)
@@ -250,7 +250,7 @@ impl Node {
             let command = match &set.stopped {
                 Some(reason) => Command::StopStanza {
                     stanza,
-                    reason: reason.clone(),
+                    reason: reason.clone().into(),
                 },
                 None => Command::StartStanza { stanza },
             };

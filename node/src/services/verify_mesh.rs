@@ -94,7 +94,7 @@ impl Node {
         let (sender, mut events) = mpsc::channel::<(usize, VerifyEvent)>(EVENTS);
         let work = hosts.iter().enumerate().map(|(source, (host, repositories))| {
             let (mut request, sender) = (request.clone(), sender.clone());
-            request.part = Some(repositories.clone());
+            request.part = Some(repositories.clone().into());
             async move {
                 if *host == self.name {
                     self.verify_here(source, request, sender).await;
@@ -108,7 +108,8 @@ impl Node {
         });
         let work = futures::future::join_all(work.collect::<Vec<_>>());
         drop(sender);
-        let gather = gather(&mut events, sink);
+        // It owns the events: when the asker is gone, the nodes' parts have no receiver any more, and end.
+        let gather = async move { gather(&mut events, sink).await };
         let (_, gathered) = tokio::join!(work, gather);
         gathered
     }
@@ -160,7 +161,7 @@ impl Node {
 
     async fn verify_here(&self, source: usize, request: VerifyRequest, sender: mpsc::Sender<(usize, VerifyEvent)>) {
         let (own, mut events) = mpsc::channel(EVENTS);
-        let pass_on = async {
+        let pass_on = async move {
             while let Some(event) = events.recv().await {
                 if sender.send((source, event)).await.is_err() {
                     return;

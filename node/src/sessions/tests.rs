@@ -170,7 +170,7 @@ async fn a_client_that_is_connected_and_does_nothing_loses_its_session() {
     let begun = hung.begin_backup("20260101-000000F").await.unwrap();
     let restore = BeginRestore {
         stanza: stanza(),
-        holder: "process 8 on db1".to_owned(),
+        holder: "process 8 on db1".into(),
     };
     let kept = busy.ask(&restore, None).await.unwrap();
     let deadline = Instant::now() + QUICK.timeout * 4;
@@ -224,14 +224,14 @@ async fn a_restore_reads_what_is_condemned_while_it_runs() {
     site.create_stanza(&backup).await;
     let begin = BeginRestore {
         stanza: stanza(),
-        holder: "process 8 on db1".to_owned(),
+        holder: "process 8 on db1".into(),
     };
     let begun = restore.ask(&begin, None).await.unwrap();
     let chunk = condemned_chunk(&site, &backup, false).await;
     let get = GetChunk {
         stanza: stanza(),
         digest: chunk,
-        avoid: Vec::new(),
+        avoid: Vec::new().into(),
     };
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(6) {

@@ -97,7 +97,7 @@ impl MeshSource {
             let request = GetChunk {
                 stanza: self.stanza.clone(),
                 digest,
-                avoid: avoid.clone(),
+                avoid: avoid.clone().into(),
             };
             let (reply, body) = self.mesh.fetch(&request, |reply| Some(reply.payload.length)).await?;
             self.check_repository(reply.repo)?;
@@ -123,8 +123,8 @@ impl MeshSource {
         let request = GetPieces {
             stanza: self.stanza.clone(),
             digest,
-            ranges: ranges.to_vec(),
-            avoid: self.avoid(),
+            ranges: ranges.to_vec().into(),
+            avoid: self.avoid().into(),
         };
         let mut bad = 0;
         loop {

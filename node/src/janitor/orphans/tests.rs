@@ -127,10 +127,10 @@ async fn orphans_of_each_kind_go(site: &TestNode) {
     // The known objects are whole still.
     let get = GetSegment {
         stanza: stanza(),
-        file: "000000010000000000000001".to_owned(),
+        file: "000000010000000000000001".into(),
         system_id: None,
-        avoid: Vec::new(),
-        doubted: Vec::new(),
+        avoid: Vec::new().into(),
+        doubted: Vec::new().into(),
     };
     let read = client.ask(&get, None).await;
     assert!(matches!(read, Ok(SegmentReply::Found { .. })), "{read:?}");

@@ -79,10 +79,10 @@ async fn get(client: &Connected, doubted: Vec<u16>) -> Result<(Vec<u8>, Vec<u16>
     let mut stream = client.open().await;
     let get = GetSegment {
         stanza: stanza(),
-        file: FILE.to_owned(),
+        file: FILE.into(),
         system_id: None,
-        avoid: Vec::new(),
-        doubted,
+        avoid: Vec::new().into(),
+        doubted: doubted.into(),
     };
     stream.call(&get).await.unwrap();
     stream.finish().unwrap();
@@ -357,7 +357,7 @@ async fn nothing_is_written_of_what_is_no_segment_of_the_stanza() {
         ExitCode::OptionInvalid
     );
     let mut announced = push_in_parts(&content);
-    announced.file = "00000002.history".to_owned();
+    announced.file = "00000002.history".into();
     assert_eq!(
         begin(client, &announced).await.map(drop).unwrap_err().code,
         ExitCode::FileInvalid
@@ -490,7 +490,7 @@ async fn delete_all(archive: &Archive) -> Result<(), pgmesh_protocol::RemoteErro
     let repo = RepoKey::new(1).unwrap();
     let delete = DeleteObject {
         repo,
-        uuid: node.catalog.view().repository(repo).unwrap().unwrap().uuid,
+        uuid: node.catalog.view().repository(repo).unwrap().unwrap().uuid.into(),
         object: known.name,
         generation: Generation::FIRST,
         term: node.catalog.status().term,
