@@ -94,7 +94,7 @@ async fn serve_stream(served: Arc<Served>, mut stream: Stream) {
         .and_then(|()| served.check_draining(&request))
         .and_then(|()| served.node.check_past(&request));
     let result = match allowed {
-        Ok(()) => served.answer(request, &mut stream).await,
+        Ok(()) => Box::pin(served.answer(request, &mut stream)).await,
         Err(refusal) => {
             // Nothing of it is needed while the refusal is on its way.
             drop(request);

@@ -493,7 +493,7 @@ impl Simulation {
             .filter(|(_, chunk)| chunk.as_ref().is_some_and(are_there))
             .map(|(digest, _)| digest)
             .collect();
-        if b % 64 > 0 {
+        if !b.is_multiple_of(64) {
             self.world.note_uses(session, &label, &found);
         }
         self.promises

@@ -73,7 +73,7 @@ pub(super) fn note<B: Base>(step: &mut Step<'_, '_, B>, note: &NoteUses) -> Outc
     match note.session {
         Some(session) => {
             let owner = need_lock(step, name, session, label)?;
-            if !owner.backup.is_some_and(|running| running.staged.is_some()) {
+            if owner.backup.is_none_or(|running| running.staged.is_none()) {
                 return Err(Refusal::Recheck { since: step.index }.into());
             }
         }
