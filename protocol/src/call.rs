@@ -275,7 +275,7 @@ calls! {
     67 NodeStatus(GetNodeStatus) -> NodeStatus, SMALL, "node status";
     /// Between nodes: writes an object to repositories that the asked node hosts or reaches; its payload follows. One
     /// reply for each target, as each comes to its end.
-    68 StoreObject(StoreObject) -> Stored, SMALL + TARGETS, "object store";
+    68 StoreObject(StoreObject) -> TargetOutcome, SMALL + TARGETS, "object store";
     /// Between nodes: reads an object from a repository that the asked node hosts or reaches. With a body when it was
     /// found.
     69 ReadObject(ReadObject) -> ObjectAnswer, SHORT, "object read";

@@ -73,7 +73,8 @@ pub use mesh::{
 pub use names::{LogIndex, PlacedIdentity, RequestId};
 pub use peer::{
     Announce, AuthorityKey, BeginAnew, Collected, DeleteObject, JoinedNode, KnownMember, NewNode, NewNumber,
-    ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind, StoreObject, StoreTarget, Stored, StoredAt, Vouch, Vouched,
+    ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind, StoreObject, StoreTarget, StoredAt, TargetOutcome, Vouch,
+    Vouched,
 };
 pub use pgmesh_storage::PayloadHead;
 pub use request::{

@@ -92,7 +92,7 @@ pub struct StoreObject {
 
 /// The outcome for one target.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Stored {
+pub struct TargetOutcome {
     /// The repository.
     pub repo: RepoKey,
     /// Where it is, or why it is not written.

@@ -1,6 +1,6 @@
 //! Errors of disks and stores, sorted into the classes of [`StoreError`].
 
-use crate::error::{Source, StoreError};
+use crate::error::{Cause, StoreError};
 use crate::store::Trouble;
 use std::error::Error as StdError;
 use std::io;
@@ -29,7 +29,7 @@ impl StoreError {
         }
     }
 
-    fn classify(action: &'static str, path: &str, source: Source) -> Self {
+    fn classify(action: &'static str, path: &str, source: Cause) -> Self {
         let path = path.to_owned();
         match io_kind(source.as_ref()) {
             Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => Self::Full { action, path, source },

@@ -10,7 +10,7 @@ use crate::keys::KeyError;
 use crate::payload::PayloadError;
 
 /// The underlying error; its type depends on the kind of store.
-pub type Source = Box<dyn StdError + Send + Sync + 'static>;
+pub type Cause = Box<dyn StdError + Send + Sync + 'static>;
 
 /// Why an operation on a repository failed. Paths are relative to the repository's root.
 #[derive(Debug, Error)]
@@ -45,7 +45,7 @@ pub enum StoreError {
         /// The object.
         path: String,
         /// The store's error.
-        source: Source,
+        source: Cause,
     },
     /// The repository has no room left.
     #[error("{action} {path}: no space is left: {source}")]
@@ -55,7 +55,7 @@ pub enum StoreError {
         /// The object.
         path: String,
         /// The store's error.
-        source: Source,
+        source: Cause,
     },
     /// The repository refuses this program: credentials, permissions, or a read-only file system.
     #[error("{action} {path}: refused: {source}")]
@@ -65,7 +65,7 @@ pub enum StoreError {
         /// The object.
         path: String,
         /// The store's error.
-        source: Source,
+        source: Cause,
     },
     /// The options do not fit the place: no such bucket, no trusted certificate, another region or server.
     #[error("{action} {path}: {source}")]
@@ -75,7 +75,7 @@ pub enum StoreError {
         /// The object.
         path: String,
         /// The store's error.
-        source: Source,
+        source: Cause,
     },
     /// The object cannot be deleted (yet): it is under object lock, or the credentials do not allow it. It stays, and
     /// the repository is in order.
@@ -92,7 +92,7 @@ pub enum StoreError {
         /// The option, or the part of the configuration.
         what: String,
         /// The reason.
-        source: Source,
+        source: Cause,
     },
     /// There is no `pgmesh.repo`: nothing has been created here.
     #[error("there is no repository here: {path} is missing")]

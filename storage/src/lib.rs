@@ -47,7 +47,7 @@ pub use checked_text::CheckedTextError;
 pub use codec::{Codec, CodecError, ParseCodecError};
 pub use digest::{DIGEST_LENGTH, Digest, DigestSuite, Hasher, ParseDigestError, ParseDigestSuiteError};
 pub use envelope::EnvelopeError;
-pub use error::{Advice, Damage, Source, StoreError};
+pub use error::{Advice, Cause, Damage, StoreError};
 pub use identity::{Cipher, ParseCipherError, RepositoryIdentity};
 pub use keys::{EmptyPassphraseError, HexBytes, KeyDerivation, KeyError, Passphrase, WrappedKey};
 pub use manifest::{
@@ -67,7 +67,7 @@ pub use object::{
 pub use payload::{MAX_FILE_LENGTH, MAX_PLAIN_LENGTH, Payload, PayloadError, PayloadHead};
 pub use posix::PosixStore;
 pub use random::RandomError;
-pub use repository::{Anchor, Checked, Listed, PartsReader, Repository, Stored, WholeFile};
+pub use repository::{Anchor, Checked, Listed, PartsReader, PutOutcome, Repository, WholeFile};
 pub use store::{
     CheckOutcome, CheckSize, CheckStep, Conditions, FixedSecrets, ParseStoreKindError, SecretSource, SecretText,
     Secrets, Store, StoreKind, StoreSettings, check_store,

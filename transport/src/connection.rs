@@ -6,7 +6,7 @@ use rustls_pki_types::CertificateDer;
 
 use crate::{
     certificate::{CertificateError, MemberCertificate},
-    liveness::{Fate, Watch},
+    liveness::{ConnectionEnd, Watch},
     lost::{CloseCode, ConnectionLost},
     stream::Stream,
     welcome::Welcome,
@@ -20,7 +20,7 @@ pub struct Connection {
     node: Arc<MemberCertificate>,
     ca_der: Option<CertificateDer<'static>>,
     program: Arc<str>,
-    fate: Arc<Fate>,
+    fate: Arc<ConnectionEnd>,
     _watch: Arc<Watch>,
 }
 
@@ -34,7 +34,7 @@ impl Connection {
         let node = shown
             .next()
             .ok_or_else(|| CertificateError::NotAMember("the node showed no certificate".to_owned()))?;
-        let fate = Arc::<Fate>::default();
+        let fate = Arc::<ConnectionEnd>::default();
         Ok(Self {
             node: Arc::new(MemberCertificate::parse(&node)?),
             ca_der: shown.next(),

@@ -39,11 +39,11 @@ const QUESTION: [u8; 1] = [0];
 
 /// This side's knowledge of a connection's end, beyond QUIC's.
 #[derive(Debug, Default)]
-pub(crate) struct Fate {
+pub(crate) struct ConnectionEnd {
     gone: AtomicBool,
 }
 
-impl Fate {
+impl ConnectionEnd {
     /// The end of the connection, in our words.
     pub(crate) fn lost(&self, error: ConnectionError) -> ConnectionLost {
         match ConnectionLost::from(error) {
@@ -58,7 +58,7 @@ impl Fate {
 pub(crate) struct Watch(JoinHandle<()>);
 
 impl Watch {
-    pub(crate) fn start(connection: quinn::Connection, fate: Arc<Fate>) -> Self {
+    pub(crate) fn start(connection: quinn::Connection, fate: Arc<ConnectionEnd>) -> Self {
         Self(tasks::spawn("watching a connection", watch(connection, fate)))
     }
 }
@@ -69,7 +69,7 @@ impl Drop for Watch {
     }
 }
 
-async fn watch(connection: quinn::Connection, fate: Arc<Fate>) {
+async fn watch(connection: quinn::Connection, fate: Arc<ConnectionEnd>) {
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut heard, mut silent_looks) = (0, 0);

@@ -13,7 +13,7 @@ use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle, time::Instant, time::t
 use crate::{
     certificate::MemberCertificate,
     joining::JoinPlace,
-    liveness::Fate,
+    liveness::ConnectionEnd,
     lost::{CloseCode, ConnectionLost},
     role::Role,
     stream::Stream,
@@ -59,7 +59,7 @@ impl Peer {
 pub struct Session {
     connection: quinn::Connection,
     peer: Peer,
-    fate: Arc<Fate>,
+    fate: Arc<ConnectionEnd>,
     end: Option<JoinHandle<()>>,
     place: Option<Arc<JoinPlace>>,
     _permit: OwnedSemaphorePermit,

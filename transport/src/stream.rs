@@ -13,7 +13,7 @@ use quinn::{ReadError, VarInt, WriteError};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{io::AsyncReadExt, time::timeout};
 
-use crate::{liveness::Fate, lost::ConnectionLost, tuning::STALL_LIMIT};
+use crate::{liveness::ConnectionEnd, lost::ConnectionLost, tuning::STALL_LIMIT};
 
 /// The bytes of a message's length.
 pub(crate) const PREFIX_LENGTH: usize = 4;
@@ -112,7 +112,7 @@ impl StreamError {
 #[derive(Debug)]
 pub struct SendHalf {
     inner: quinn::SendStream,
-    fate: Arc<Fate>,
+    fate: Arc<ConnectionEnd>,
     state: SendState,
     stall_limit: Duration,
 }
@@ -126,7 +126,7 @@ enum SendState {
 }
 
 impl SendHalf {
-    pub(crate) fn new(inner: quinn::SendStream, fate: Arc<Fate>) -> Self {
+    pub(crate) fn new(inner: quinn::SendStream, fate: Arc<ConnectionEnd>) -> Self {
         Self {
             inner,
             fate,
@@ -266,7 +266,7 @@ enum Patience {
 #[derive(Debug)]
 pub struct RecvHalf {
     inner: quinn::RecvStream,
-    fate: Arc<Fate>,
+    fate: Arc<ConnectionEnd>,
     /// The bytes of the prefix, message or body under way. They are kept here so that receiving may be cancelled.
     arrived: BytesMut,
     /// The length of the message under way, once its prefix has arrived.
@@ -275,7 +275,7 @@ pub struct RecvHalf {
 }
 
 impl RecvHalf {
-    pub(crate) fn new(inner: quinn::RecvStream, fate: Arc<Fate>) -> Self {
+    pub(crate) fn new(inner: quinn::RecvStream, fate: Arc<ConnectionEnd>) -> Self {
         Self {
             inner,
             fate,
@@ -445,7 +445,7 @@ impl Stream {
         (self.send.stall_limit, self.recv.stall_limit) = (limit, limit);
     }
 
-    pub(crate) fn new((send, recv): (quinn::SendStream, quinn::RecvStream), fate: &Arc<Fate>) -> Self {
+    pub(crate) fn new((send, recv): (quinn::SendStream, quinn::RecvStream), fate: &Arc<ConnectionEnd>) -> Self {
         Self {
             send: SendHalf::new(send, fate.clone()),
             recv: RecvHalf::new(recv, fate.clone()),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::command::Command;
 use super::kind::{Secret, Value};
 use super::option::{IndexKey, OptionKey};
-use super::setting::Source;
+use super::setting::SettingSource;
 use super::table;
 use crate::exit::CommandError;
 
@@ -20,7 +20,7 @@ pub struct Resolved {
     /// The value.
     pub value: Value,
     /// The place that gave it.
-    pub source: Source,
+    pub source: SettingSource,
     /// Whether it must not be shown.
     pub redacted: bool,
 }
@@ -297,7 +297,7 @@ impl Config {
         let given = self
             .values
             .iter()
-            .filter(|(_, resolved)| resolved.source != Source::Default);
+            .filter(|(_, resolved)| resolved.source != SettingSource::Default);
         let policies = given.filter(|(key, _)| table::indexed(index, key.name).is_some_and(|spec| spec.policy));
         let mut numbers: Vec<u16> = policies.filter_map(|(key, _)| key.index).map(|(_, n)| n).collect();
         numbers.dedup();
@@ -313,18 +313,18 @@ impl Config {
     }
 
     /// The source of an option's value, by the option's full name (`process-max`, `repo1-path`).
-    pub fn source_of(&self, name: &str) -> Source {
+    pub fn source_of(&self, name: &str) -> SettingSource {
         let table::Lookup::Known(key, _) = table::find(name) else {
             unknown(name)
         };
         self.values
             .get(&key)
-            .map_or(Source::Default, |resolved| resolved.source.clone())
+            .map_or(SettingSource::Default, |resolved| resolved.source.clone())
     }
 
     /// Whether an option, by its full name, has a value from the file, the environment or the command line.
     pub fn is_given(&self, name: &str) -> bool {
-        self.source_of(name) != Source::Default
+        self.source_of(name) != SettingSource::Default
     }
 
     pub(super) fn values(&self) -> impl Iterator<Item = (&OptionKey, &Resolved)> {
@@ -364,7 +364,7 @@ impl fmt::Debug for Config {
         for (key, resolved) in self
             .values
             .iter()
-            .filter(|(_, resolved)| resolved.source != Source::Default)
+            .filter(|(_, resolved)| resolved.source != SettingSource::Default)
         {
             let value: &dyn fmt::Debug = if resolved.redacted {
                 &"<redacted>"

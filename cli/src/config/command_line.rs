@@ -11,7 +11,7 @@ use clap::{Arg, ArgAction, ArgMatches};
 use super::command::{COMMANDS, Command, NOT_YET};
 use super::kind::Kind;
 use super::option::{OptionKey, OptionSpec, Secrecy};
-use super::setting::{Given, Setting, Source};
+use super::setting::{GivenValue, Setting, SettingSource};
 use super::suggest::nearest;
 use super::table::{self, Lookup};
 use crate::exit::{CommandError, ExitCode};
@@ -184,10 +184,10 @@ fn setting(
         return Err(CommandError::option_invalid(what).remedy("give it once"));
     }
     let given = match (form, spec.kind) {
-        (0, kind) => Given::Texts(texts(matches, &name, kind)?),
-        (1, kind) if kind.is_switch() => Given::Texts(vec!["n".to_owned()]),
-        (1, _) => Given::Unset,
-        _ => Given::Reset,
+        (0, kind) => GivenValue::Texts(texts(matches, &name, kind)?),
+        (1, kind) if kind.is_switch() => GivenValue::Texts(vec!["n".to_owned()]),
+        (1, _) => GivenValue::Unset,
+        _ => GivenValue::Reset,
     };
     if form == 0 && spec.secrecy == Secrecy::Secret {
         return Err(secret_refused(key));
@@ -196,7 +196,7 @@ fn setting(
         key,
         spec,
         given,
-        source: Source::CommandLine,
+        source: SettingSource::CommandLine,
     }))
 }
 

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use super::command::Command;
 use super::files::unknown;
 use super::option::{OptionKey, Scope};
-use super::setting::{Given, Setting, Source};
+use super::setting::{GivenValue, Setting, SettingSource};
 use super::table::{self, Lookup};
 use crate::exit::CommandError;
 
@@ -58,13 +58,13 @@ pub fn interpret(
             Some(separator) => value.split(separator).map(str::to_owned).collect(),
             None => vec![value.to_owned()],
         };
-        let source = Source::Environment {
+        let source = SettingSource::Environment {
             variable: variable.to_owned(),
         };
         settings.push(Setting {
             key,
             spec,
-            given: Given::Texts(texts),
+            given: GivenValue::Texts(texts),
             source,
         });
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::command::{COMMANDS, Command, NOT_YET};
 use super::ini::{self, Entry};
 use super::option::{OptionKey, Scope};
-use super::setting::{Given, Setting, Source};
+use super::setting::{GivenValue, Setting, SettingSource};
 use super::suggest::nearest;
 use super::table::{self, Lookup};
 use crate::exit::{CommandError, ExitCode, OrExit};
@@ -112,8 +112,8 @@ pub fn interpret(files: &[ConfigFile], command: Command, stanza: Option<&str>) -
             let setting = Setting {
                 key,
                 spec,
-                given: Given::Texts(vec![entry.value.clone()]),
-                source: Source::File {
+                given: GivenValue::Texts(vec![entry.value.clone()]),
+                source: SettingSource::File {
                     path: file.path.clone(),
                     line: entry.line,
                     section: entry.section.clone(),
@@ -138,13 +138,13 @@ fn merge(
         return None;
     };
     if setting.spec.kind_for(command).is_repeatable()
-        && let (Given::Texts(texts), Given::Texts(more)) = (&mut earlier.given, &setting.given)
+        && let (GivenValue::Texts(texts), GivenValue::Texts(more)) = (&mut earlier.given, &setting.given)
     {
         texts.extend(more.iter().cloned());
         return None;
     }
     let same_file = matches!((&earlier.source, &setting.source),
-        (Source::File { path: one, .. }, Source::File { path: other, .. }) if one == other);
+        (SettingSource::File { path: one, .. }, SettingSource::File { path: other, .. }) if one == other);
     let warning = same_file.then(|| {
         format!(
             "option '{}' is given twice: {} replaces {}",

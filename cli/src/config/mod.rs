@@ -34,4 +34,4 @@ pub use environment::variable;
 pub use kind::{Kind, Secret, Value, parse_duration, parse_size};
 pub use option::{Check, IndexKey, LAST_NUMBER, OptionKey, OptionSpec, Override, Scope, Secrecy};
 pub use repositories::DeclaredRepository;
-pub use setting::Source;
+pub use setting::SettingSource;

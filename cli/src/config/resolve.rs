@@ -11,7 +11,7 @@ use super::command_line::{self, CommandLine};
 use super::files::{self, ConfigFile};
 use super::kind::{Kind, Secret, Value};
 use super::option::{IndexKey, OptionKey, OptionSpec, Scope, Secrecy};
-use super::setting::{Given, Setting, Source};
+use super::setting::{GivenValue, Setting, SettingSource};
 use super::{environment, table};
 use crate::exit::{CommandError, ExitCode};
 
@@ -185,7 +185,7 @@ impl Loader {
             .get(&required_spec("stanza").key(0))
             .map(|setting| &setting.given)
         {
-            Some(Given::Texts(texts)) => texts.last(),
+            Some(GivenValue::Texts(texts)) => texts.last(),
             _ => None,
         };
         match stanza {
@@ -211,7 +211,7 @@ impl Loader {
 /// group of the service.
 fn refuse_open_secrets(values: &BTreeMap<OptionKey, Resolved>) -> Result<(), CommandError> {
     for (key, resolved) in values {
-        let (Value::Secret(_), Source::File { path, .. }) = (&resolved.value, &resolved.source) else {
+        let (Value::Secret(_), SettingSource::File { path, .. }) = (&resolved.value, &resolved.source) else {
             continue;
         };
         // The file is gone since it was read, so no user can read it.
@@ -247,18 +247,20 @@ fn resolve(
 ) -> Result<Option<Resolved>, CommandError> {
     let (texts, source) = match setting {
         Some(Setting {
-            given: Given::Unset, ..
+            given: GivenValue::Unset,
+            ..
         }) => return Ok(None),
         Some(Setting {
-            given: Given::Texts(texts),
+            given: GivenValue::Texts(texts),
             source,
             ..
         }) => (texts.clone(), source.clone()),
         Some(Setting {
-            given: Given::Reset, ..
+            given: GivenValue::Reset,
+            ..
         })
         | None => match spec.default_for(command) {
-            Some(default) => (vec![default.to_owned()], Source::Default),
+            Some(default) => (vec![default.to_owned()], SettingSource::Default),
             None => return Ok(None),
         },
     };
@@ -279,7 +281,13 @@ fn resolve(
     }))
 }
 
-fn invalid(command: Command, key: OptionKey, spec: &OptionSpec, texts: &[String], source: &Source) -> CommandError {
+fn invalid(
+    command: Command,
+    key: OptionKey,
+    spec: &OptionSpec,
+    texts: &[String],
+    source: &SettingSource,
+) -> CommandError {
     if spec.policy {
         return invalid_policy(
             key,

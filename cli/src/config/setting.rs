@@ -8,7 +8,7 @@ use super::option::{OptionKey, OptionSpec};
 
 /// The source of an option's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
+pub enum SettingSource {
     /// The table: no source gave the option.
     Default,
     /// A line of a configuration file.
@@ -29,7 +29,7 @@ pub enum Source {
     CommandLine,
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for SettingSource {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => formatter.write_str("the default"),
@@ -41,7 +41,7 @@ impl fmt::Display for Source {
 }
 
 /// The value of a setting.
-pub enum Given {
+pub enum GivenValue {
     /// One or more values.
     Texts(Vec<String>),
     /// `--no-config`: no value at all.
@@ -57,7 +57,7 @@ pub struct Setting {
     /// The option's entry in the table.
     pub spec: &'static OptionSpec,
     /// The value.
-    pub given: Given,
+    pub given: GivenValue,
     /// The source.
-    pub source: Source,
+    pub source: SettingSource,
 }

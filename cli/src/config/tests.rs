@@ -92,7 +92,7 @@ fn the_command_line_wins_over_the_environment_over_the_file() {
     assert_eq!(config.stanza(), Some("main"));
     assert_eq!(
         config.source_of("process-max"),
-        Source::Environment {
+        SettingSource::Environment {
             variable: "PGMESH_PROCESS_MAX".into()
         }
     );
@@ -106,13 +106,13 @@ fn the_command_line_wins_over_the_environment_over_the_file() {
         .load_with(&environment, &["backup", "--process-max", "7"])
         .unwrap();
     assert_eq!(config.integer("process-max"), 7);
-    assert_eq!(config.source_of("process-max"), Source::CommandLine);
+    assert_eq!(config.source_of("process-max"), SettingSource::CommandLine);
     let config = sample
         .load_with(&environment, &["backup", "--reset-process-max"])
         .unwrap();
     assert_eq!(
         (config.integer("process-max"), config.source_of("process-max")),
-        (1, Source::Default)
+        (1, SettingSource::Default)
     );
 }
 

@@ -1,6 +1,6 @@
 //! `restore_command`: how the restored server will get its WAL.
 
-use crate::config::{Command, Config, Kind, OptionSpec, Secrecy, Source, Value, table};
+use crate::config::{Command, Config, Kind, OptionSpec, Secrecy, SettingSource, Value, table};
 use pgmesh_postgres::RecoveryTarget;
 use pgmesh_protocol::{ExitCode, Failure};
 
@@ -54,7 +54,7 @@ fn given(config: &Config) -> Vec<(String, &'static OptionSpec, Value)> {
             let name = spec.key(number).to_string();
             let is_outside = matches!(
                 config.source_of(&name),
-                Source::CommandLine | Source::Environment { .. }
+                SettingSource::CommandLine | SettingSource::Environment { .. }
             );
             if name == "stanza" || !is_outside {
                 continue;
@@ -108,7 +108,7 @@ fn absolute(kind: Kind, text: String) -> String {
 }
 
 fn warn_of_secret(config: &Config, name: &str) {
-    if let Source::Environment { variable } = config.source_of(name) {
+    if let SettingSource::Environment { variable } = config.source_of(name) {
         tracing::warn!(
             "{name} came from the environment: to fetch WAL, PostgreSQL, too, needs {variable} in its environment, or \
              {name} in the configuration file"

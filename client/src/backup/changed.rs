@@ -1,7 +1,7 @@
 //! A file that the prior backup has: fingerprints find its changed pages, and these are stored.
 
 use super::bundle::{BUNDLE_BELOW, CHUNK_SIZE, List};
-use super::delta::layout::{Fate, Run, new_pages, plan};
+use super::delta::layout::{Run, Treatment, new_pages, plan};
 use super::delta::pages::{PAGE, combine, page_count, page_length};
 use super::job::Known;
 use super::manifest::file_entry;
@@ -69,7 +69,7 @@ impl Reader {
         file.table.truncate(pages as usize);
         let mut end = source.size;
         for run in plan(extents, source.size, &changed) {
-            if run.fate == Fate::Keep {
+            if run.treatment == Treatment::Keep {
                 self.keep(&file, bytes_of(source.size, &run.pages));
             } else if let Some(short) = self.take_run(&mut file, &mut source, run)? {
                 end = short;
@@ -137,7 +137,7 @@ impl Reader {
             let want = range.end.min(border) - at;
             let piece = self.read(file.entry, source, at, want)?;
             let length = piece.len() as u64;
-            self.take_piece(file, at, page, piece, run.fate)?;
+            self.take_piece(file, at, page, piece, run.treatment)?;
             at += length;
             page = page_count(at);
             if length < want {
@@ -154,7 +154,7 @@ impl Reader {
         at: u64,
         first: u32,
         piece: Vec<u8>,
-        fate: Fate,
+        treatment: Treatment,
     ) -> Result<(), Halt> {
         let mut stored = 0..0;
         for (page, content) in (first..).zip(piece.chunks(FINGERPRINT_PAGE)) {
@@ -162,7 +162,7 @@ impl Reader {
             let is_same = file.before.get(page as usize) == Some(&now);
             file.place(page, now);
             let end = stored.end + content.len();
-            if is_same && fate == Fate::Store {
+            if is_same && treatment == Treatment::Store {
                 self.store(file, &piece, &stored)?;
                 let from = at + stored.end as u64;
                 self.keep(file, from..from + content.len() as u64);

@@ -4,11 +4,11 @@
 //! side, part by part (invariant 11).
 
 use super::context::Context;
-use super::job::{Known, Ready, ReadyJob, What};
-use super::look::Look;
+use super::job::{Known, Past, Ready, ReadyJob};
 use super::plan::Job;
 use super::prior::Prior;
 use super::queue::JobQueue;
+use super::selection::PageSelection;
 use crate::restore::{Parts, Tables};
 use pgmesh_postgres::{Entry, EntryKind as WalkedKind};
 use pgmesh_protocol::Failure;
@@ -27,17 +27,17 @@ pub async fn feed(
     queue: &JobQueue,
 ) -> Result<(), Failure> {
     let _closing = queue.closing();
-    let mut past = prior.map(Past::of);
+    let mut reading = prior.map(PriorReading::of);
     for Job { number, entries } in jobs {
         let mut ready = Vec::with_capacity(entries.len());
         for entry in entries {
-            let what = match &mut past {
-                Some(past) if matches!(entry.kind, WalkedKind::File { .. }) => past.what(&entry).await,
-                _ => What::New,
+            let past = match &mut reading {
+                Some(reading) if matches!(entry.kind, WalkedKind::File { .. }) => reading.past_of(&entry).await,
+                _ => Past::New,
             };
-            ready.push(Ready { entry, what });
+            ready.push(Ready { entry, past });
         }
-        if past.is_some() {
+        if reading.is_some() {
             Prior::settle(context, &mut ready).await?;
         }
         queue.put(ReadyJob { number, entries: ready }).await;
@@ -46,14 +46,14 @@ pub async fn feed(
 }
 
 /// The prior backup while it is read.
-struct Past<'a> {
+struct PriorReading<'a> {
     prior: &'a Prior,
     parts: Option<Parts<'a>>,
     entries: VecDeque<FileEntry>,
     tables: Tables<'a>,
 }
 
-impl<'a> Past<'a> {
+impl<'a> PriorReading<'a> {
     fn of(prior: &'a Prior) -> Self {
         Self {
             prior,
@@ -63,19 +63,19 @@ impl<'a> Past<'a> {
         }
     }
 
-    async fn what(&mut self, entry: &Entry) -> What {
+    async fn past_of(&mut self, entry: &Entry) -> Past {
         let Some(before) = self.find(&entry.path).await else {
-            return What::New;
+            return Past::New;
         };
         let Some(fingerprints) = before.fingerprints.clone().or_else(|| is_empty(&before)) else {
-            return What::New;
+            return Past::New;
         };
-        let Look { pages, named } = self.prior.look(entry, &before);
+        let PageSelection { pages, named } = self.prior.select(entry, &before);
         if pages.as_ref().is_some_and(RoaringBitmap::is_empty) && super::plan::size(entry) == before.size() {
-            return What::Same(Box::new(before));
+            return Past::Same(Box::new(before));
         }
         match self.tables.read(&fingerprints, before.size()).await {
-            Ok(table) => What::Known(Box::new(Known {
+            Ok(table) => Past::Known(Box::new(Known {
                 before,
                 look: pages,
                 table,
@@ -86,7 +86,7 @@ impl<'a> Past<'a> {
                     "the fingerprints of {} cannot be read: it is stored anew; {failure}",
                     entry.path
                 );
-                What::New
+                Past::New
             }
         }
     }

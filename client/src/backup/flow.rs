@@ -3,7 +3,7 @@
 use super::context::Context;
 use super::label;
 use super::settings::BackupSettings;
-use super::standby::{self, Source, Standby};
+use super::standby::{self, ChosenServers, Standby};
 use super::summary::BackupSummary;
 use super::take::take;
 use crate::caller::Caller;
@@ -34,7 +34,7 @@ const RESUMES: &str = "run the backup again: chunks that are stored already are 
 /// No whole backup can be committed. The death of one node is no such failure. Nothing is left locked then: the client
 /// ends the session, or its node does some time after the connection; the server ends the backup with the connection.
 pub async fn run(settings: BackupSettings, mesh: Arc<Mesh>, caller: Arc<dyn Caller>) -> Result<BackupSummary, Failure> {
-    let Source { mut cluster, standby } = standby::choose(&settings).await?;
+    let ChosenServers { mut cluster, standby } = standby::choose(&settings).await?;
     // From here on there is a session to give up.
     let interruption = caller.interruption(Box::new(stopped))?;
     let (Chosen { label, kind, prior }, begun) =

@@ -1,7 +1,7 @@
 //! A model of files and chunks, driven through random histories of changes, backups, expiries and restores.
 
 use super::delta::pages::{PAGE, page_count};
-use super::job::{Known, Ready, ReadyJob, What};
+use super::job::{Known, Past, Ready, ReadyJob};
 use super::plan::{Jobs, size};
 use super::prior::gather;
 use super::queue::JobQueue;
@@ -168,15 +168,15 @@ impl World {
         FingerprintTable::decode(&base, &patch, page_count(entry.size()) as usize).unwrap()
     }
 
-    fn what(&self, entry: &Entry, prior: Option<&Made>, by_map: bool) -> What {
+    fn what(&self, entry: &Entry, prior: Option<&Made>, by_map: bool) -> Past {
         let Some((prior, before)) = prior.and_then(|prior| Some((prior, prior.entries.get(&entry.path)?))) else {
-            return What::New;
+            return Past::New;
         };
         let look = by_map.then(|| prior.changed.get(&entry.path).cloned().unwrap_or_default());
         if look.as_ref().is_some_and(RoaringBitmap::is_empty) && size(entry) == before.size() {
-            return What::Same(Box::new(before.clone()));
+            return Past::Same(Box::new(before.clone()));
         }
-        What::Known(Box::new(Known {
+        Past::Known(Box::new(Known {
             before: before.clone(),
             look,
             table: self.table(before),
@@ -192,7 +192,7 @@ impl World {
         let total: u64 = entries.iter().map(size).sum();
         for job in Jobs::of(entries.into_iter().collect()) {
             let ready = job.entries.into_iter().map(|entry| Ready {
-                what: self.what(&entry, prior, by_map),
+                past: self.what(&entry, prior, by_map),
                 entry,
             });
             let mut entries: Vec<Ready> = ready.collect();

@@ -19,12 +19,12 @@ pub struct Ready {
     /// As the walk found it.
     pub entry: Entry,
     /// Its past in the prior backup.
-    pub what: What,
+    pub past: Past,
 }
 
 /// The past of a file, as the prior backup tells it.
 #[derive(Debug)]
-pub enum What {
+pub enum Past {
     /// There is none: the file is read and stored as a whole.
     New,
     /// The file has not changed since, and is not read.

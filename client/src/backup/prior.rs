@@ -2,11 +2,11 @@
 
 use super::changes::{self, Unknown};
 use super::context::Context;
-use super::job::{Ready, What};
-use super::look::{Look, Policy};
+use super::job::{Past, Ready};
+use super::selection::{PageSelection, Policy};
 use super::summary::ChosenBy;
 use crate::pg::BackupStart;
-use crate::restore::{Source, Workers};
+use crate::restore::{BackupSource, Workers};
 use pgmesh_postgres::{Entry, Lsn};
 use pgmesh_protocol::{ExitCode, Failure, QUERY_LIMIT, QueryChunks};
 use pgmesh_storage::{Digest, FileEntry, FingerprintSeed, ManifestRoot};
@@ -23,7 +23,7 @@ const SMALL_CHUNKS: u64 = 4;
 /// A backup to compare with.
 pub struct Prior {
     /// Where it is read from.
-    pub source: Source,
+    pub source: BackupSource,
     /// Its manifest.
     pub root: ManifestRoot,
     policy: Policy,
@@ -48,7 +48,7 @@ pub struct Beginning {
 pub async fn begin(context: &Context, start: &BackupStart) -> Result<Beginning, Failure> {
     let settings = &context.settings;
     let workers = Workers::new(settings.workers);
-    let source = Source::over(
+    let source = BackupSource::over(
         context.mesh.clone(),
         context.begun.suite,
         settings.stanza.clone(),
@@ -165,14 +165,14 @@ impl Prior {
     }
 
     /// The pages of a file that are read.
-    pub fn look(&self, entry: &Entry, before: &FileEntry) -> Look {
-        self.policy.look(entry, before)
+    pub fn select(&self, entry: &Entry, before: &FileEntry) -> PageSelection {
+        self.policy.select(entry, before)
     }
 
     /// Has files of a job stored anew if they lie in chunks that the mesh lacks, or in too many chunks.
     pub async fn settle(context: &Context, ready: &mut [Ready]) -> Result<(), Failure> {
         gather(ready);
-        let named: BTreeSet<Digest> = ready.iter().flat_map(|ready| chunks(&ready.what)).collect();
+        let named: BTreeSet<Digest> = ready.iter().flat_map(|ready| chunks(&ready.past)).collect();
         let named: Vec<Digest> = named.into_iter().collect();
         let mut missing = BTreeSet::new();
         for digests in named.chunks(QUERY_LIMIT) {
@@ -187,9 +187,9 @@ impl Prior {
         }
         if !missing.is_empty() {
             for ready in ready {
-                if chunks(&ready.what).any(|digest| missing.contains(&digest)) {
+                if chunks(&ready.past).any(|digest| missing.contains(&digest)) {
                     tracing::debug!("{} is stored anew: chunks of it are missing", ready.entry.path);
-                    ready.what = What::New;
+                    ready.past = Past::New;
                 }
             }
         }
@@ -197,17 +197,17 @@ impl Prior {
     }
 }
 
-fn before(what: &What) -> Option<&FileEntry> {
-    match what {
-        What::New => None,
-        What::Same(before) => Some(before),
-        What::Known(known) => Some(&known.before),
+fn before(past: &Past) -> Option<&FileEntry> {
+    match past {
+        Past::New => None,
+        Past::Same(before) => Some(before),
+        Past::Known(known) => Some(&known.before),
     }
 }
 
 /// The chunks that a file may go on to name.
-fn chunks(what: &What) -> impl Iterator<Item = Digest> {
-    let before = before(what);
+fn chunks(past: &Past) -> impl Iterator<Item = Digest> {
+    let before = before(past);
     let content = before.map_or(&[][..], FileEntry::extents);
     let fingerprints = before.and_then(|before| before.fingerprints.as_ref());
     let fingerprints = fingerprints
@@ -218,14 +218,14 @@ fn chunks(what: &What) -> impl Iterator<Item = Digest> {
 
 /// Has the small files of a job stored anew when they lie in too many chunks.
 pub fn gather(ready: &mut [Ready]) {
-    let is_small = |ready: &&Ready| before(&ready.what).is_some_and(|before| before.size() <= SMALL);
-    let small = ready.iter().filter(is_small).filter_map(|ready| before(&ready.what));
+    let is_small = |ready: &&Ready| before(&ready.past).is_some_and(|before| before.size() <= SMALL);
+    let small = ready.iter().filter(is_small).filter_map(|ready| before(&ready.past));
     let bytes: u64 = small.clone().map(FileEntry::size).sum();
     let extents = small.flat_map(FileEntry::extents);
     let chunks: BTreeSet<Digest> = extents.map(|extent| extent.digest).collect();
     if chunks.len() as u64 > SMALL_CHUNKS + 2 * (bytes >> 20) {
         for ready in ready.iter_mut().filter(|ready| is_small(&&**ready)) {
-            ready.what = What::New;
+            ready.past = Past::New;
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::bundle::{BUNDLE_BELOW, CHUNK_SIZE, List};
 use super::delta::pages::{PAGE, combine, page_count};
-use super::job::{Ready, What};
+use super::job::{Past, Ready};
 use super::manifest::file_entry;
 use super::output::Output;
 use super::pages::ShownRanges;
@@ -86,7 +86,7 @@ impl Reader {
     }
 
     fn take(&mut self, number: u64, ready: Ready) -> Result<(), Halt> {
-        let Ready { entry, what } = ready;
+        let Ready { entry, past } = ready;
         match &entry.kind {
             WalkedKind::Directory => self.output.tell(number, Some(file_entry(&entry, EntryKind::Directory))),
             WalkedKind::Link { destination } => {
@@ -95,10 +95,10 @@ impl Reader {
                 };
                 self.output.tell(number, Some(file_entry(&entry, kind)))
             }
-            WalkedKind::File { .. } => match what {
-                What::Same(before) => self.same(number, &entry, *before, None),
-                What::New => self.open(number, &entry, &[], |this, source| this.whole(number, &entry, source)),
-                What::Known(known) => {
+            WalkedKind::File { .. } => match past {
+                Past::Same(before) => self.same(number, &entry, *before, None),
+                Past::New => self.open(number, &entry, &[], |this, source| this.whole(number, &entry, source)),
+                Past::Known(known) => {
                     let bad = known.before.bad_pages().to_vec();
                     self.open(number, &entry, &bad, |this, source| {
                         this.changed(number, &entry, source, *known)
@@ -264,7 +264,7 @@ mod tests {
         let progress = Progress::start("test", entries.iter().map(size).sum(), Box::new(NoBar));
         let queue = JobQueue::with(1000, 1_000_000);
         for Job { number, entries } in Jobs::of(entries.into_iter().collect()) {
-            let ready = |entry| Ready { entry, what: What::New };
+            let ready = |entry| Ready { entry, past: Past::New };
             let entries = entries.into_iter().map(ready).collect();
             queue.put(ReadyJob { number, entries }).now_or_never().unwrap();
         }
@@ -322,7 +322,7 @@ mod tests {
     async fn feed_all(reading: &Reading, entries: Vec<Entry>) {
         let _closing = reading.queue.closing();
         for Job { number, entries } in Jobs::of(entries.into_iter().collect()) {
-            let ready = |entry| Ready { entry, what: What::New };
+            let ready = |entry| Ready { entry, past: Past::New };
             let entries = entries.into_iter().map(ready).collect();
             reading.queue.put(ReadyJob { number, entries }).await;
         }

@@ -68,7 +68,7 @@ pub async fn take(context: Context) -> Result<BackupSummary, Failure> {
         .settings
         .checks_pages(context.cluster.control.has_page_checksums());
     drop(waiting);
-    let Stored {
+    let StoredFiles {
         list,
         end: BackupEnd { proof, stop, label },
         counts,
@@ -115,7 +115,7 @@ async fn plan(context: &Context) -> Result<Plan, Failure> {
 }
 
 /// The stored files, when the server has ended the backup.
-struct Stored {
+struct StoredFiles {
     list: FileList,
     end: BackupEnd,
     counts: Arc<UploadCounts>,
@@ -131,7 +131,12 @@ struct BackupEnd {
 }
 
 /// Stores all files and the list of them.
-async fn store(context: &Context, plan: Plan, beginning: Beginning, checks_pages: bool) -> Result<Stored, Failure> {
+async fn store(
+    context: &Context,
+    plan: Plan,
+    beginning: Beginning,
+    checks_pages: bool,
+) -> Result<StoredFiles, Failure> {
     let (pieces, upload) = Uploader::start(context.mesh.clone(), upload_settings(context));
     // In a set, so that it ends when this future is dropped.
     let mut upload_task = JoinSet::new();
@@ -147,7 +152,7 @@ async fn store(context: &Context, plan: Plan, beginning: Beginning, checks_pages
         None => return Err(Failure::new(ExitCode::Assert, "the upload was never begun")),
     };
     match read {
-        Ok((list, end, sums)) => Ok(Stored {
+        Ok((list, end, sums)) => Ok(StoredFiles {
             list,
             end,
             counts,

@@ -1,7 +1,7 @@
 //! The configuration that the restored server will have, read out of the backup before anything is written:
 //! `postgresql.conf`, the files that it includes, and `postgresql.auto.conf` as the restore writes it.
 
-use super::source::{Source, extent_of};
+use super::source::{BackupSource, extent_of};
 use super::survey::Survey;
 use pgmesh_postgres::{RECOVERY_TARGETS, RecoverySettings, RecoveryTarget, SettingLine, setting_lines};
 use pgmesh_protocol::{ExitCode, Failure};
@@ -42,7 +42,7 @@ struct Open {
 
 /// Reads files of the backup, and files of this host that an absolute path names outside of PGDATA.
 struct Reader<'a> {
-    source: &'a Source,
+    source: &'a BackupSource,
     survey: &'a Survey,
     pgdata: &'a Path,
 }
@@ -54,7 +54,7 @@ impl Configuration {
     /// # Errors
     /// A file of the backup cannot be read.
     pub async fn read(
-        source: &Source,
+        source: &BackupSource,
         survey: &Survey,
         pgdata: &Path,
         recovery: &RecoverySettings,
@@ -222,7 +222,7 @@ impl Reader<'_> {
 }
 
 /// The content of a small file of the backup.
-async fn content(source: &Source, entry: &FileEntry) -> Result<Vec<u8>, Failure> {
+async fn content(source: &BackupSource, entry: &FileEntry) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     for extent in entry.extents() {
         let chunk = source.chunk(extent.digest).await?;

@@ -46,7 +46,7 @@ mod writer;
 mod zones;
 
 pub use options::{ArchiveMode, Existing, PlaceOptions, RestoreSettings};
-pub(crate) use source::{DirectArchive, Source};
+pub(crate) use source::{BackupSource, DirectArchive};
 pub use source::{DirectRepositories, PassphraseSource, RepositorySettings, SourceSettings, direct_identity};
 pub use summary::RestoreSummary;
 pub(crate) use survey::Parts;
@@ -91,14 +91,14 @@ pub async fn run(
 ) -> Result<RestoreSummary, Failure> {
     data_directory::examine(&options.pgdata, options.existing)?;
     let workers = Workers::new(options.workers);
-    let source = Source::open(source?, options, &workers).await?;
+    let source = BackupSource::open(source?, options, &workers).await?;
     Box::pin(restore(options, Arc::new(source), workers, caller)).await
 }
 
 /// Restores from an opened source; from the mesh under a session, so that nothing of the backup is deleted meanwhile.
 async fn restore(
     options: &RestoreSettings,
-    source: Arc<Source>,
+    source: Arc<BackupSource>,
     workers: Workers,
     caller: &dyn Caller,
 ) -> Result<RestoreSummary, Failure> {
@@ -130,7 +130,7 @@ async fn restore(
 
 async fn write(
     options: &RestoreSettings,
-    source: Arc<Source>,
+    source: Arc<BackupSource>,
     workers: Workers,
     began: &Began,
     caller: &dyn Caller,
@@ -203,7 +203,7 @@ async fn write(
 async fn check_configuration(
     options: &RestoreSettings,
     recovery: &RecoverySettings,
-    source: &Source,
+    source: &BackupSource,
     survey: &Survey,
 ) -> Result<(), Failure> {
     let configuration = Configuration::read(source, survey, &options.pgdata, recovery).await?;

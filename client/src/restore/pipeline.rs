@@ -5,7 +5,7 @@ use super::options::Existing;
 use super::pg_manifest::PgManifest;
 use super::plain::{self, Plain};
 use super::planning::{ChunkPlan, PiecePlan, Rules, plan_part};
-use super::source::Source;
+use super::source::BackupSource;
 use super::survey::Parts;
 use super::tables::Tables;
 use super::workers::{Workers, abnormal};
@@ -32,7 +32,7 @@ const PARTS_OPEN: usize = 3;
 /// The state that the workers share.
 pub struct Pipeline {
     /// Where chunks come from.
-    pub source: Arc<Source>,
+    pub source: Arc<BackupSource>,
     /// Where they go.
     pub writer: Arc<Writer>,
     /// `process-max`.

@@ -5,7 +5,7 @@ use super::disk::failed;
 use super::late_tablespaces;
 use super::owners::Owners;
 use super::roots::Roots;
-use super::source::Source;
+use super::source::BackupSource;
 use crate::wal_sink::FileSink;
 use pgmesh_postgres::{RecoverySettings, RecoveryTarget, SegmentName, WalFileName};
 use pgmesh_protocol::{ExitCode, Failure};
@@ -112,7 +112,7 @@ pub fn needs_wal(pgdata: &Path, target: &RecoveryTarget, write_manifest: bool) -
 pub async fn fetch_wal(
     roots: &Roots,
     root: &ManifestRoot,
-    source: &Source,
+    source: &BackupSource,
     owners: &Owners,
     owner: (Option<&str>, Option<&str>),
 ) -> Result<u64, Failure> {

@@ -1,7 +1,7 @@
 //! The choice of the backup, and the recovery settings that follow from it.
 
 use super::options::{ArchiveMode, RestoreSettings};
-use super::source::Source;
+use super::source::BackupSource;
 use pgmesh_postgres::{RecoverySettings, RecoveryTarget, instance_fingerprint};
 use pgmesh_protocol::Failure;
 use pgmesh_storage::ManifestRoot;
@@ -19,7 +19,7 @@ pub struct Selected {
 ///
 /// # Errors
 /// No backup fits, or the options do not settle which.
-pub async fn select(options: &RestoreSettings, source: &Source) -> Result<Selected, Failure> {
+pub async fn select(options: &RestoreSettings, source: &BackupSource) -> Result<Selected, Failure> {
     let chosen = source.choose(&options.restoring()).await?;
     for passed in &chosen.passed {
         tracing::warn!("{passed}");

@@ -2,14 +2,14 @@
 
 use super::places::FoundLinks;
 use super::planning::PG_CONTROL;
-use super::source::Source;
+use super::source::BackupSource;
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{DigestSuite, EntryKind, FileEntry, ManifestRoot, PartReader};
 use std::collections::BTreeMap;
 
 /// The parts of a manifest, one after the other.
 pub struct Parts<'a> {
-    source: &'a Source,
+    source: &'a BackupSource,
     root: &'a ManifestRoot,
     reader: PartReader,
     next: usize,
@@ -17,7 +17,7 @@ pub struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     /// Before the first one.
-    pub fn of(source: &'a Source, root: &'a ManifestRoot) -> Self {
+    pub fn of(source: &'a BackupSource, root: &'a ManifestRoot) -> Self {
         Self {
             source,
             root,
@@ -95,7 +95,7 @@ impl Survey {
     ///
     /// # Errors
     /// The manifest cannot be read, or is no cluster's.
-    pub async fn take(source: &Source, root: &ManifestRoot, with_paths: bool) -> Result<Self, Failure> {
+    pub async fn take(source: &BackupSource, root: &ManifestRoot, with_paths: bool) -> Result<Self, Failure> {
         let mut survey = Self {
             paths: with_paths.then(Paths::default),
             ..Self::default()

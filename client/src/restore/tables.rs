@@ -1,6 +1,6 @@
 //! Page fingerprints of a backup, read from the chunks that hold them.
 
-use super::source::{Source, extent_of};
+use super::source::{BackupSource, extent_of};
 use bytes::Bytes;
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{Digest, Extent, FINGERPRINT_PAGE, FingerprintTable, Fingerprints};
@@ -11,7 +11,7 @@ const CHUNKS_KEPT: usize = 4;
 
 /// Reads tables of fingerprints, one after the other.
 pub struct Tables<'a> {
-    source: &'a Source,
+    source: &'a BackupSource,
     kept: VecDeque<(Digest, Bytes)>,
     /// Bytes of plaintext that came from the source.
     pub fetched: u64,
@@ -19,7 +19,7 @@ pub struct Tables<'a> {
 
 impl<'a> Tables<'a> {
     /// Of backups in this source.
-    pub fn of(source: &'a Source) -> Self {
+    pub fn of(source: &'a BackupSource) -> Self {
         Self {
             source,
             kept: VecDeque::new(),

@@ -23,7 +23,7 @@ pub(crate) use marking::Ahead;
 pub(crate) use marks::{Walk, next_mark};
 pub(crate) use opening::There;
 pub(crate) use parts::{FileWrite, FileWritten, PartToWrite};
-pub(crate) use reading::{BadReplica, Source};
+pub(crate) use reading::{BadReplica, ReadPayload};
 pub(crate) use route::RepositoryRoute;
 pub(crate) use slot::{OpenRepository, Opened, Slot, SlotError};
 pub(crate) use ways::ViaNode;

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 /// Where a payload came from, and the bad replicas that were found on the way.
 #[derive(Debug, Clone)]
-pub struct Source {
+pub struct ReadPayload {
     /// The payload, its tag checked.
     pub payload: Payload,
     /// The repository it was read from.
@@ -82,7 +82,7 @@ impl Repositories {
         object: &ObjectName,
         replicas: &[Replica],
         avoid: &[RepoKey],
-    ) -> Result<Source, ReadFailure> {
+    ) -> Result<ReadPayload, ReadFailure> {
         let mut reasons = Vec::new();
         let mut candidates: Vec<(RepositoryRoute, Replica)> = Vec::new();
         for replica in replicas {
@@ -116,7 +116,7 @@ impl Repositories {
             };
             match answer {
                 None => plan.all_answered(),
-                Some((repo, _, Ok(payload))) => return Ok(Source { payload, repo, bad }),
+                Some((repo, _, Ok(payload))) => return Ok(ReadPayload { payload, repo, bad }),
                 Some((_, replica, Err(error))) => {
                     let what = pgmesh_protocol::failure::chain(&error);
                     if let (Some(missing), Some(identity)) = (error.condemns(), error.identity()) {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{
     AuthorityKey, DeleteObject, ExitCode, Failure, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind, StoreObject,
-    Stored, StoredAt,
+    StoredAt, TargetOutcome,
 };
 use pgmesh_runtime::tasks;
 use pgmesh_storage::{Payload, RepoKey};
@@ -20,7 +20,7 @@ impl Node {
     /// Writes an object to repositories of this node, each under its own key; each outcome is sent to `ends`.
     ///
     /// The payload's digest is not checked here: the node that sends it has done so, or the repair that reads it will.
-    pub(crate) async fn store_object(&self, store: StoreObject, body: Bytes, ends: mpsc::Sender<Stored>) {
+    pub(crate) async fn store_object(&self, store: StoreObject, body: Bytes, ends: mpsc::Sender<TargetOutcome>) {
         let payload = match joined(store.payload, body) {
             Ok(payload) => payload,
             Err(failure) => {
@@ -181,8 +181,8 @@ async fn read_from(slot: &Slot, read: ReadObject) -> Result<(pgmesh_storage::Gen
     }
 }
 
-fn stored(repo: RepoKey, outcome: Result<StoredAt, RemoteError>) -> Stored {
-    Stored { repo, outcome }
+fn stored(repo: RepoKey, outcome: Result<StoredAt, RemoteError>) -> TargetOutcome {
+    TargetOutcome { repo, outcome }
 }
 
 fn unavailable(what: String) -> RemoteError {

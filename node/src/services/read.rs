@@ -2,7 +2,7 @@
 
 use crate::reads::Reads;
 use crate::refs::{self, Known};
-use crate::repositories::{BadReplica, RepositoryRoute, SlotError, Source};
+use crate::repositories::{BadReplica, ReadPayload, RepositoryRoute, SlotError};
 use bytes::Bytes;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{
@@ -22,7 +22,7 @@ impl Reads {
         object: &ObjectRef,
         known: &Known,
         avoid: &[RepoKey],
-    ) -> Result<Source, Failure> {
+    ) -> Result<ReadPayload, Failure> {
         match self.repositories.read(&known.name, &known.replicas, avoid).await {
             Ok(source) => {
                 self.report_bad(object, &source.bad).await;
@@ -133,7 +133,7 @@ impl Reads {
         }
         let mut avoid = get.avoid;
         loop {
-            let Source { payload, repo, .. } = self.read_chunk(get.digest, &avoid).await?;
+            let ReadPayload { payload, repo, .. } = self.read_chunk(get.digest, &avoid).await?;
             let (suite, ranges) = (self.suite(), get.ranges.clone());
             let cut = tasks::blocking("cutting a chunk", move || cut(&payload, suite, &ranges)).await;
             match cut.map_err(|error| Failure::new(ExitCode::Assert, "cutting a chunk").because(error))? {
@@ -172,7 +172,7 @@ impl Reads {
         }
     }
 
-    async fn read_chunk(&self, digest: Digest, avoid: &[u16]) -> Result<Source, Failure> {
+    async fn read_chunk(&self, digest: Digest, avoid: &[u16]) -> Result<ReadPayload, Failure> {
         let object = ObjectRef::Chunk(digest);
         let unknown = || Failure::new(ExitCode::FileMissing, format!("the mesh has no {object}"));
         let mut known = refs::known(&self.catalog.view(), &object)?;

@@ -292,7 +292,7 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
             program,
             reaches,
         } => {
-            let given = node::Given {
+            let given = node::NodeDescription {
                 region,
                 advertise,
                 key,

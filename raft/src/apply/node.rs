@@ -21,7 +21,7 @@ const REVOKED_KEPT: usize = 128;
 const REASON_CHARACTERS: usize = 500;
 
 /// A node's description of itself.
-pub(super) struct Given {
+pub(super) struct NodeDescription {
     pub(super) region: String,
     pub(super) advertise: Vec<String>,
     pub(super) key: [u8; 32],
@@ -164,7 +164,7 @@ pub(super) fn announce<B: Base>(
     step: &mut Step<'_, '_, B>,
     name: &NodeName,
     node_id: u64,
-    given: Given,
+    given: NodeDescription,
     mut reaches: BTreeSet<RepoKey>,
 ) -> Outcome {
     let known = need(step, name)?;

@@ -45,7 +45,7 @@ struct Inner {
 
 /// The outcome of a put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stored {
+pub struct PutOutcome {
     /// The object's length in the repository, in bytes.
     pub bytes: u64,
     /// Whether the object existed already, whole.
@@ -131,7 +131,7 @@ impl Repository {
         name: &ObjectName,
         generation: Generation,
         payload: &Payload,
-    ) -> Result<Stored, StoreError> {
+    ) -> Result<PutOutcome, StoreError> {
         let path = self.path_of(name, generation).to_string();
         check_payload(&path, name, payload)?;
         let action = "writing";
@@ -148,19 +148,19 @@ impl Repository {
         let object: PutPayload = pieces.into_iter().collect();
         let bytes = object.content_length() as u64;
         match create(&*self.0.store, &path, object).await? {
-            Created::New => Ok(Stored { bytes, already: false }),
+            Created::New => Ok(PutOutcome { bytes, already: false }),
             Created::Exists => self.check_existing(&path, name.kind(), payload.digest).await,
         }
     }
 
     /// Judges the object that a put found in its place.
-    async fn check_existing(&self, path: &str, kind: ObjectKind, digest: Digest) -> Result<Stored, StoreError> {
+    async fn check_existing(&self, path: &str, kind: ObjectKind, digest: Digest) -> Result<PutOutcome, StoreError> {
         let object = self.read_object(path, kind).await.map_err(damaged_exists)?;
         let bytes = object.len() as u64;
         self.open_object(path, kind, Expected::Digest(digest), object)
             .await
             .map_err(damaged_exists)?;
-        Ok(Stored { bytes, already: true })
+        Ok(PutOutcome { bytes, already: true })
     }
 
     /// Reads an object and checks its tag (invariant 6). The object is not decompressed, so its digest is not checked

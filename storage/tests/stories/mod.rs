@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use futures::TryStreamExt;
 use futures::future::BoxFuture;
 use pgmesh_storage::{
-    Codec, Digest, FILE_PART_LENGTH, FilePart, Generation, ObjectKind, ObjectName, Payload, Portion, Repository,
-    StoreError, Stored, parts_of, prefix,
+    Codec, Digest, FILE_PART_LENGTH, FilePart, Generation, ObjectKind, ObjectName, Payload, Portion, PutOutcome,
+    Repository, StoreError, parts_of, prefix,
 };
 
 use crate::common::{chunk, pack};
@@ -164,7 +164,7 @@ async fn a_second_put_finds_the_first(repository: Repository) {
     // The same content, compressed in another way.
     let again = Payload::pack(repository.suite(), Codec::Gz, None, &[5; 9000]).unwrap();
     let second = repository.put(&name, Generation::FIRST, &again).await.unwrap();
-    assert_eq!(second, Stored { already: true, ..first });
+    assert_eq!(second, PutOutcome { already: true, ..first });
     // Invariant 2: not a byte was changed.
     assert_eq!(repository.read_raw(&path).await.unwrap(), before);
 }

@@ -35,12 +35,12 @@ pub struct Run {
     /// The pages.
     pub pages: Range<u32>,
     /// How a backup treats them.
-    pub fate: Fate,
+    pub treatment: Treatment,
 }
 
 /// How a backup treats pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum Treatment {
     /// They stay where they were.
     Keep,
     /// They may have changed: they are read, and stored if they did.
@@ -73,19 +73,19 @@ pub fn plan(extents: &[Extent], size: u64, changed: &RoaringBitmap) -> Vec<Run> 
     if size > BOUNDED_FROM {
         rewritten |= least_used(extents, size, &(changed | &rewritten));
     }
-    let fate = |page: u32| match (rewritten.contains(page), changed.contains(page)) {
-        (true, _) => Fate::Rewrite,
-        (false, true) => Fate::Store,
-        (false, false) => Fate::Keep,
+    let treatment = |page: u32| match (rewritten.contains(page), changed.contains(page)) {
+        (true, _) => Treatment::Rewrite,
+        (false, true) => Treatment::Store,
+        (false, false) => Treatment::Keep,
     };
     let mut runs: Vec<Run> = Vec::new();
     for page in 0..pages {
-        let fate = fate(page);
+        let treatment = treatment(page);
         match runs.last_mut() {
-            Some(run) if run.fate == fate => run.pages.end = page + 1,
+            Some(run) if run.treatment == treatment => run.pages.end = page + 1,
             _ => runs.push(Run {
                 pages: page..page + 1,
-                fate,
+                treatment,
             }),
         }
     }
@@ -174,8 +174,11 @@ mod tests {
     }
 
     fn counts(runs: &[Run]) -> [u32; 3] {
-        [Fate::Keep, Fate::Store, Fate::Rewrite].map(|fate| {
-            let pages = runs.iter().filter(|run| run.fate == fate).map(|run| run.pages.len());
+        [Treatment::Keep, Treatment::Store, Treatment::Rewrite].map(|treatment| {
+            let pages = runs
+                .iter()
+                .filter(|run| run.treatment == treatment)
+                .map(|run| run.pages.len());
             u32::try_from(pages.sum::<usize>()).unwrap()
         })
     }
@@ -222,7 +225,7 @@ mod tests {
             let more = rewritten.saturating_sub(u32::try_from(changed.len()).unwrap() * rewritten / pages);
             let kept: RoaringBitmap = runs
                 .iter()
-                .filter(|run| run.fate == Fate::Keep)
+                .filter(|run| run.treatment == Treatment::Keep)
                 .flat_map(|run| run.pages.clone())
                 .collect();
             let chunks: std::collections::BTreeSet<_> = kept.iter().map(|page| page / REGION).collect();
@@ -259,8 +262,8 @@ mod tests {
                 prop_assert_eq!(run.pages.start, next);
                 next = run.pages.end;
                 for page in run.pages.clone() {
-                    prop_assert!(run.fate != Fate::Keep || !changed.contains(page));
-                    prop_assert!(run.fate != Fate::Store || changed.contains(page));
+                    prop_assert!(run.treatment != Treatment::Keep || !changed.contains(page));
+                    prop_assert!(run.treatment != Treatment::Store || changed.contains(page));
                 }
             }
             prop_assert_eq!(next, pages);

@@ -9,7 +9,7 @@ use pgmesh_protocol::{ExitCode, Failure};
 use std::sync::Arc;
 
 /// The clusters that a backup is taken of.
-pub struct Source {
+pub struct ChosenServers {
     /// The primary: it is asked to start and stop the backup, and its WAL makes it consistent.
     pub cluster: OpenCluster,
     /// The standby whose files are read, if not the primary's are.
@@ -29,7 +29,7 @@ struct Server {
 ///
 /// # Errors
 /// No primary, or no standby where one is demanded (56); a cluster that cannot be opened.
-pub async fn choose(settings: &BackupSettings) -> Result<Source, Failure> {
+pub async fn choose(settings: &BackupSettings) -> Result<ChosenServers, Failure> {
     if settings.standby == StandbyWish::Without {
         return primary_here(&settings.clusters).await;
     }
@@ -65,7 +65,7 @@ pub async fn choose(settings: &BackupSettings) -> Result<Source, Failure> {
 }
 
 /// Without a standby: the first cluster of this host that is a primary.
-async fn primary_here(clusters: &[PgSettings]) -> Result<Source, Failure> {
+async fn primary_here(clusters: &[PgSettings]) -> Result<ChosenServers, Failure> {
     let mut failure = None;
     let mut passed = Vec::new();
     for settings in clusters {
@@ -83,7 +83,7 @@ async fn primary_here(clusters: &[PgSettings]) -> Result<Source, Failure> {
             Ok((cluster, in_recovery))
         };
         match opened.await {
-            Ok((cluster, false)) => return Ok(Source { cluster, standby: None }),
+            Ok((cluster, false)) => return Ok(ChosenServers { cluster, standby: None }),
             Ok((cluster, true)) => {
                 passed.push(format!(
                     "the cluster at {} is a standby: it is in recovery",
@@ -239,7 +239,7 @@ fn with_standby(
     control: ControlFile,
     standby: Server,
     files: ClusterFiles,
-) -> Result<Source, Failure> {
+) -> Result<ChosenServers, Failure> {
     let (number, number_of_primary) = (standby.address.number, primary.address.number);
     tracing::info!("backup from standby pg{number}; the primary is pg{number_of_primary}");
     let (instance, pgdata, place) = match primary.files {
@@ -255,7 +255,7 @@ fn with_standby(
             PrimaryFiles::Remote(Spool::create()?),
         ),
     };
-    Ok(Source {
+    Ok(ChosenServers {
         cluster: OpenCluster {
             client: primary.client,
             control,
@@ -271,7 +271,7 @@ fn with_standby(
     })
 }
 
-fn of_primary(primary: Server) -> Result<Source, Failure> {
+fn of_primary(primary: Server) -> Result<ChosenServers, Failure> {
     let Some(files) = primary.files else {
         let what = format!(
             "the primary pg{} is not on this host, and no standby is",
@@ -281,7 +281,7 @@ fn of_primary(primary: Server) -> Result<Source, Failure> {
             Failure::new(ExitCode::DbConnect, what).remedy("run the backup on the primary's host, or on a standby's")
         );
     };
-    Ok(Source {
+    Ok(ChosenServers {
         cluster: OpenCluster {
             client: primary.client,
             control: files.control,

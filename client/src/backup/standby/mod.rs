@@ -16,7 +16,7 @@ mod remote;
 mod replay;
 mod replicated;
 
-pub use choose::{Source, choose};
+pub use choose::{ChosenServers, choose};
 
 use super::proof::WalProof;
 use super::settings::BackupSettings;

@@ -33,7 +33,7 @@ pub enum SourceSettings {
 }
 
 /// Where a restore reads from. All bytes that come out have been checked against their digests (invariant 6).
-pub enum Source {
+pub enum BackupSource {
     /// The mesh, which knows the best replica of each object.
     Mesh(MeshSource),
     /// Repositories of the configuration, without any node or catalog (invariant 8).
@@ -54,7 +54,7 @@ pub fn extent_of<'c>(chunk: &'c Bytes, extent: &Extent) -> Result<&'c [u8], Fail
         })
 }
 
-impl Source {
+impl BackupSource {
     /// Connects to the mesh, or opens the repositories.
     ///
     /// # Errors

@@ -25,7 +25,7 @@ pub enum Policy {
 
 /// The pages of a file that are read.
 #[derive(Debug, PartialEq)]
-pub struct Look {
+pub struct PageSelection {
     /// These of the old pages, and all new ones; none: all pages.
     pub pages: Option<RoaringBitmap>,
     /// The pages that a change map names, where the map is put to the test.
@@ -34,17 +34,17 @@ pub struct Look {
 
 impl Policy {
     /// Decides about a file that the prior backup has.
-    pub fn look(&self, entry: &Entry, before: &FileEntry) -> Look {
+    pub fn select(&self, entry: &Entry, before: &FileEntry) -> PageSelection {
         let named = |map: &ChangeMap| match map.candidates(&entry.path) {
             Candidates::All => None,
             Candidates::Blocks(blocks) => Some(blocks),
         };
         match self {
-            Self::Everything(tested) => Look {
+            Self::Everything(tested) => PageSelection {
                 pages: None,
                 named: tested.as_ref().and_then(named),
             },
-            Self::Map(changes) => Look {
+            Self::Map(changes) => PageSelection {
                 pages: named(&changes.map),
                 named: None,
             },
@@ -52,7 +52,7 @@ impl Policy {
                 let is_same = size(entry) == before.size()
                     && entry.modified == before.modified
                     && before.modified < began.saturating_sub(RACY);
-                Look {
+                PageSelection {
                     pages: is_same.then(RoaringBitmap::new),
                     named: None,
                 }
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn times_count_only_where_they_cannot_deceive() {
         let policy = Policy::Times(1000);
-        let looks = |entry: Entry, before: FileEntry| policy.look(&entry, &before).pages.is_none();
+        let looks = |entry: Entry, before: FileEntry| policy.select(&entry, &before).pages.is_none();
         assert!(!looks(entry("base/5/16384", 10, 900), before(10, 900)));
         assert!(looks(entry("base/5/16384", 10, 901), before(10, 900)));
         assert!(looks(entry("base/5/16384", 11, 900), before(10, 900)));
@@ -141,7 +141,7 @@ mod tests {
             map,
             chosen_by: ChosenBy::Maps,
         });
-        let look = |path: &str| policy.look(&entry(path, 10, 0), &before(10, 0)).pages;
+        let look = |path: &str| policy.select(&entry(path, 10, 0), &before(10, 0)).pages;
         assert_eq!(look("base/5/16384"), Some(RoaringBitmap::from([3])));
         assert_eq!(look("base/5/16385"), Some(RoaringBitmap::new()));
         for path in [
@@ -153,7 +153,7 @@ mod tests {
         ] {
             assert_eq!(look(path), None, "{path}");
         }
-        let look = tested.look(&entry("base/5/16384", 10, 0), &before(10, 0));
+        let look = tested.select(&entry("base/5/16384", 10, 0), &before(10, 0));
         assert_eq!((look.pages, look.named), (None, Some(RoaringBitmap::from([3]))));
     }
 }
