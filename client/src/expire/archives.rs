@@ -158,7 +158,10 @@ fn archive(
         keep.push(KeptWal { first, last });
     }
     plan.keep = joined(keep);
+    // A recovery of any backup that stays asks for the histories from its own timeline on.
     let timeline = first.wal_start.timeline;
+    let kept = of_database.iter().map(|backup| backup.wal_start.timeline).min();
+    let timeline = kept.map_or(timeline, |kept| kept.min(timeline));
     plan.histories_below = Some(before.map_or(timeline, |before| before.timeline.min(timeline)));
     Some(plan)
 }

@@ -43,6 +43,7 @@ pub struct Janitor {
     /// names of all known chunks.
     finding_orphans: tokio::sync::Mutex<()>,
     lost: LostSearch,
+    listed: release::Listed,
     pace: Pace,
 }
 
@@ -65,6 +66,7 @@ impl Janitor {
             collecting: tokio::sync::Mutex::default(),
             finding_orphans: tokio::sync::Mutex::default(),
             lost: LostSearch::default(),
+            listed: release::Listed::default(),
         }
     }
 }

@@ -10,9 +10,10 @@ use pgmesh_protocol::Failure;
 use pgmesh_raft::command::{DropUses, EndListing, NoteUses, Release};
 use pgmesh_raft::{CatalogError, Command, LogIndex, ObjectRef, Refusal, Reply, UseEvent, View};
 use pgmesh_storage::{BackupLabel, Digest, RepoKey, StanzaName};
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::time::Instant;
 
 use super::sweep::backed_off;
 
@@ -24,6 +25,8 @@ const LOOK: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 2_000 
 const AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(120));
 /// The pause after each command while a backup runs: its commit may have to look at the chunks again.
 const GAP: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 20 });
+/// How soon a stanza with lost manifests is listed again.
+const LIST_AGAIN: Duration = Duration::from_secs(3600);
 /// A backup's chunks are compared in so many parts for each of so many bytes.
 const LISTED_BITS: u32 = 40;
 
@@ -58,6 +61,25 @@ impl Round {
             Ok(_) => Ok(true),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// When the uses of stanzas with lost manifests were last listed.
+#[derive(Debug, Default)]
+pub(super) struct Listed(Mutex<BTreeMap<StanzaName, Instant>>);
+
+impl Listed {
+    /// Whether the stanza is to be listed again; notes that it is.
+    fn is_due(&self, stanza: &StanzaName) -> bool {
+        let mut listed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let is_due = listed
+            .get(stanza)
+            .is_none_or(|at| now.saturating_duration_since(*at) >= LIST_AGAIN);
+        if is_due {
+            listed.insert(stanza.clone(), now);
+        }
+        is_due
     }
 }
 
@@ -132,7 +154,11 @@ impl Janitor {
         let mut round = Round::default();
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let unlisted: Vec<_> = view.unlisted().collect::<Result<_, _>>()?;
-        for (stanza, _) in unlisted {
+        for (stanza, record) in unlisted {
+            // What is lost may be found again.
+            if record.is_partial && !record.births && !self.listed.is_due(&stanza) {
+                continue;
+            }
             if let Err(failure) = self.list_uses(&stanza).await {
                 tracing::warn!(%stanza, error = %failure, "the chunks that backups use are noted later");
                 round.is_open = true;
@@ -275,12 +301,13 @@ impl Janitor {
                 labels.push(label);
             }
         }
+        let mut lost = 0;
         let of = (size >> LISTED_BITS).saturating_add(1).min(256);
         for number in 0..of {
             let part = Part::new(number, of);
             let mut open = HashSet::new();
             for label in &labels {
-                let Some(named) = self.named_by(&view, stanza, label, &part).await? else {
+                let Some(named) = self.named_by(&view, stanza, label, &part, &mut lost).await? else {
                     continue;
                 };
                 let born: Vec<Digest> = named.difference(&open).copied().collect();
@@ -290,15 +317,10 @@ impl Janitor {
                 open = named;
             }
         }
-        if self.catalog.view().last_backup(stanza)?.as_ref() != view.last_backup(stanza)?.as_ref() {
-            return Err(Failure::new(
-                pgmesh_protocol::ExitCode::Runtime,
-                "a backup was committed meanwhile",
-            ));
-        }
         let end = EndListing {
             stanza: stanza.clone(),
             began,
+            is_partial: lost > 0,
         };
         match self
             .catalog
@@ -320,6 +342,7 @@ impl Janitor {
         stanza: &StanzaName,
         label: &BackupLabel,
         part: &Part,
+        lost: &mut u64,
     ) -> Result<Option<HashSet<Digest>>, Failure> {
         let manifest = ObjectRef::Manifest {
             stanza: stanza.clone(),
@@ -327,6 +350,7 @@ impl Janitor {
         };
         if is_lost(view, &manifest)? {
             tracing::warn!(%stanza, %label, "the manifest is lost in all repositories: its uses of chunks are not known");
+            *lost += 1;
             return Ok(None);
         }
         let Some(root) = self.reads.manifest_root(view, stanza, label).await? else {
@@ -336,6 +360,7 @@ impl Janitor {
         for manifest_part in &root.parts {
             if is_lost(view, &ObjectRef::Chunk(manifest_part.digest))? {
                 tracing::warn!(%stanza, %label, "a part of the manifest is lost in all repositories: its chunks are not known");
+                *lost += 1;
                 continue;
             }
             let chunks = self.reads.chunks_of_part(view, manifest_part.digest).await?;

@@ -152,7 +152,7 @@ impl Janitor {
             return Ok(Swept::PutOff);
         }
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
-        if view.release_held_by()?.is_some() {
+        if view.condemning_held_by()?.is_some() {
             // Uses are not all known.
             return Ok(Swept::PutOff);
         }

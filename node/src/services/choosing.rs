@@ -56,7 +56,9 @@ fn prior<B: Base>(
     database: Option<DbId>,
     is_of_history: impl Fn(&BackupRecord) -> bool,
 ) -> Result<PriorChoice, ReadError> {
-    let newest = view.last_backup(stanza)?;
+    // No label comes before one that was: the chain of a backup that is gone takes no more.
+    let last = view.stanza(stanza)?.and_then(|record| record.last_backup);
+    let newest = view.last_backup(stanza)?.max(last);
     let mut chooser = PriorChooser::new(kind, database.map(|database| database.0), newest.clone());
     let Some(full) = newest.map(|newest| newest.full_part()) else {
         return Ok(chooser.chosen());

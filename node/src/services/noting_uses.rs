@@ -33,6 +33,8 @@ struct Before {
     readable: Option<BackupLabel>,
     /// Some repository does not keep the last one: each chunk is owed to it where it is missing.
     carries: bool,
+    /// Uses of the stanza are being listed, or are to be: the backup notes all its chunks as born.
+    is_unlisted: bool,
 }
 
 impl Backups {
@@ -64,7 +66,7 @@ impl Backups {
         self.catalog.propose(actor, stage).await?;
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let before = before(&view, stanza)?;
-        self.note_births(&view, &staged, before.carries).await?;
+        self.note_births(&view, &staged, &before).await?;
         if let Err(failure) = self.note_deaths(&view, &staged, before.readable.as_ref()).await {
             // Chunks may stay that could go. Nothing is lost, and the leader looks through all manifests again.
             tracing::warn!(%stanza, %label, error = %failure, "the manifest of the backup before cannot be compared");
@@ -74,13 +76,13 @@ impl Backups {
         Ok(())
     }
 
-    async fn note_births(&self, view: &View, staged: &Staged<'_>, carries: bool) -> Result<(), Failure> {
+    async fn note_births(&self, view: &View, staged: &Staged<'_>, before: &Before) -> Result<(), Failure> {
         let mut page = Vec::new();
         let parts: Vec<Digest> = staged.root.parts.iter().map(|part| part.digest).collect();
-        self.births(view, staged, carries, &parts, &mut page).await?;
+        self.births(view, staged, before, &parts, &mut page).await?;
         for part in &parts {
             let chunks = self.reads.chunks_of_part(view, *part).await?;
-            self.births(view, staged, carries, &chunks, &mut page).await?;
+            self.births(view, staged, before, &chunks, &mut page).await?;
         }
         self.note(staged, std::mem::take(&mut page), Vec::new()).await
     }
@@ -89,14 +91,15 @@ impl Backups {
         &self,
         view: &View,
         staged: &Staged<'_>,
-        carries: bool,
+        before: &Before,
         chunks: &[Digest],
         page: &mut Vec<(Digest, bool)>,
     ) -> Result<(), Failure> {
         for group in chunks.chunks(AT_ONCE) {
             let open = view.are_open(staged.stanza, group)?;
             for (digest, is_open) in std::iter::zip(group, open) {
-                if !is_open || carries {
+                let is_open = is_open && !before.is_unlisted;
+                if !is_open || before.carries {
                     page.push((*digest, is_open));
                 }
                 if page.len() >= AT_ONCE {
@@ -194,15 +197,19 @@ impl Backups {
 /// The backups before the staged one. While it is staged, none of them expires.
 fn before(view: &View, stanza: &StanzaName) -> Result<Before, Failure> {
     let registered: Vec<RepoKey> = view.repositories()?.into_iter().map(|(repo, _)| repo).collect();
+    let last = view.stanza(stanza)?.and_then(|record| record.last_backup);
     let mut before = Before {
         readable: None,
         carries: true,
+        is_unlisted: view.is_unlisted(stanza)?,
     };
     for (number, row) in view.backups_back(stanza, None).enumerate() {
         let (label, record) = row?;
         let is_kept = |repo: &RepoKey| BackupRecord::is_kept_in(&record, *repo);
         if number == 0 {
-            before.carries = !registered.iter().all(is_kept);
+            // The last one of all may have left the catalog.
+            let is_last = last.as_ref() == Some(&label);
+            before.carries = !is_last || !registered.iter().all(is_kept);
         }
         if registered.iter().any(is_kept) {
             before.readable = Some(label);

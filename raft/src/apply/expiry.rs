@@ -11,7 +11,7 @@
 
 use std::collections::BTreeSet;
 
-use pgmesh_postgres::{SegmentName, WalFileName};
+use pgmesh_postgres::{SegmentName, TimelineId, WalFileName};
 use pgmesh_storage::{BackupLabel, BackupType, DbId, RepoKey, StanzaName};
 
 use super::objects::{Found, Keepers, need_repository, settle};
@@ -196,6 +196,19 @@ fn needed_wal<B: Base>(
     Ok(kept.map(|(_, record)| (record.wal_start, record.wal_stop)).collect())
 }
 
+/// The lowest timeline of a backup that some repository keeps. A recovery asks for the histories from there on; the
+/// answer that one has expired would end it.
+fn lowest_timeline<B: Base>(
+    step: &Step<'_, '_, B>,
+    name: &StanzaName,
+    db: DbId,
+    keepers: &Keepers,
+) -> Result<Option<TimelineId>, ReadError> {
+    let kept = backups(step, name)?.into_iter();
+    let kept = kept.filter(|(_, record)| record.db == db && keepers.all.iter().any(|repo| record.is_kept_in(*repo)));
+    Ok(kept.map(|(_, record)| record.timeline).min())
+}
+
 pub(super) fn expire_wal<B: Base>(step: &mut Step<'_, '_, B>, expire: &ExpireWal) -> Outcome {
     let ExpireWal {
         stanza: name,
@@ -210,11 +223,16 @@ pub(super) fn expire_wal<B: Base>(step: &mut Step<'_, '_, B>, expire: &ExpireWal
     };
     let needed = needed_wal(step, name, *repo, *db)?;
     let keepers = Keepers::read(step)?;
+    let lowest = lowest_timeline(step, name, *db, &keepers)?;
+    let is_probed = |file: WalFileName| match file {
+        WalFileName::History(timeline) => lowest.is_some_and(|lowest| lowest <= timeline),
+        _ => false,
+    };
     let running = owner.backup.as_ref().map(|running| running.session.0);
     let (mut count, mut waiting, mut is_any_gone) = (0_u32, 0_u32, false);
     for file in files {
         let is_needed = |segment: SegmentName| needed.iter().any(|(start, stop)| *start <= segment && segment <= *stop);
-        if file.segment().is_some_and(is_needed) {
+        if file.segment().is_some_and(is_needed) || is_probed(*file) {
             continue;
         }
         let row = key::segment(name, *db, &file.to_string());

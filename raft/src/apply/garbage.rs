@@ -14,7 +14,7 @@ use crate::model::{
     ChunkRecord, CondemnedChunk, Debt, DebtReason, Garbage, GarbageKey, GarbageObject, LogIndex, ObjectRef, Replica,
     SessionId, StoredObject,
 };
-use crate::refusal::Refusal;
+use crate::refusal::{ExpiryRefusal, Refusal};
 use crate::reply::Reply;
 use crate::table::Table;
 
@@ -45,6 +45,9 @@ pub(super) fn condemn<B: Base>(step: &mut Step<'_, '_, B>, chunks: &[Digest], su
         return Err(Refusal::Recheck { since: adopted }.into());
     }
     use_judge::need_listed(step.txn)?;
+    if let Some(stanza) = use_judge::partial(step.txn)? {
+        return Err(Refusal::Expiry(ExpiryRefusal::Unlisted(stanza)).into());
+    }
     let mut condemned = Vec::new();
     let running = oldest_backup(step.txn)?;
     let mut judge = Judge::default();

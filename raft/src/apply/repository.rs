@@ -6,7 +6,7 @@ use pgmesh_storage::{Generation, RepoKey, WrappedKey};
 
 use super::names::{free_generation, lowest_claim};
 use super::node::lose_reach;
-use super::objects::{has_expired, need_repository, owe};
+use super::objects::{Keepers, has_expired, need_repository, owe};
 use super::repository_checks::{changing, refuse_known_storage};
 use super::use_judge::Judge;
 use super::{Base, Outcome, Step};
@@ -14,7 +14,7 @@ use crate::error::ReadError;
 use crate::key::{self, KeyReader};
 use crate::limits;
 use crate::model::{
-    Backfill, BackupRecord, ChangeKind, ChunkRecord, Debt, DebtReason, NodeName, ObjectRef, PlacedIdentity,
+    Backfill, BackupRecord, ChangeKind, ChunkRecord, Debt, DebtReason, ExpiredIn, NodeName, ObjectRef, PlacedIdentity,
     RepositoryMark, RepositoryRecord, SegmentRecord, StanzaRecord, StoredObject,
 };
 use crate::refusal::Refusal;
@@ -155,6 +155,7 @@ pub(super) fn backfill<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey) -> Ou
     let objects = objects_after(step.txn, cursor.after.as_ref(), BACKFILL_STEP)?;
     let more = objects.len() == BACKFILL_STEP;
     let (mut debts, mut judge) = (0, Judge::default());
+    let keepers = Keepers::read(step)?;
     for (object, stored) in &objects {
         // No node can make an object of unknown content.
         if stored.is_unknown() {
@@ -165,7 +166,7 @@ pub(super) fn backfill<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey) -> Ou
         if holds || owes || has_expired(step.txn, &mut judge, object, repo)? {
             continue;
         }
-        if expire_in_new(step, repo, object, stored)? {
+        if expire_in_new(step, repo, object, stored, &keepers)? {
             continue;
         }
         let debt = Debt {
@@ -191,7 +192,12 @@ fn expire_in_new<B: Base>(
     repo: RepoKey,
     object: &ObjectRef,
     stored: &StoredObject,
+    keepers: &Keepers,
 ) -> Result<bool, ReadError> {
+    let has_expired_elsewhere = |expired: &ExpiredIn| {
+        let mut others = keepers.all.iter().filter(|other| **other != repo);
+        !expired.is_empty() && others.all(|other| expired.contains(other))
+    };
     match object {
         ObjectRef::Manifest { stanza, label } => {
             let row = key::backup(stanza, label);
@@ -199,7 +205,7 @@ fn expire_in_new<B: Base>(
             let Some(mut record) = record.filter(|record| !record.expired.is_empty()) else {
                 return Ok(false);
             };
-            if record.holders().next().is_some() {
+            if record.holders().next().is_some() || !has_expired_elsewhere(&record.expired) {
                 return Ok(false);
             }
             record.expired.insert(repo);
@@ -211,7 +217,7 @@ fn expire_in_new<B: Base>(
         ObjectRef::Segment { stanza, db, file } if stored.replicas.is_empty() => {
             let row = key::segment(stanza, *db, &file.to_string());
             let record: Option<SegmentRecord> = step.txn.record(Table::Segments, &row)?;
-            let Some(mut record) = record.filter(|record| !record.expired.is_empty()) else {
+            let Some(mut record) = record.filter(|record| has_expired_elsewhere(&record.expired)) else {
                 return Ok(false);
             };
             record.expired.insert(repo);

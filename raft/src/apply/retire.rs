@@ -11,6 +11,7 @@ use super::names::{free_generation, retire_name};
 use super::node::lose_reach;
 use super::objects::{count_kept, find, need_repository, note_lost, owe, repositories, settle, uncount_replica};
 use super::repository_checks::{changing, refuse_known_storage};
+use super::use_judge::{self, Judge};
 use super::{Base, Outcome, Row, Step, orphans, release, withdrawn};
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
@@ -243,6 +244,8 @@ fn walk<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, record: &mut Reposit
         withdrawn: Vec::new(),
         orphans: change.orphans,
         needed: None,
+        are_listed: use_judge::unlisted(step.txn)?.is_none(),
+        judge: Judge::default(),
     };
     while let Some(table) = TABLES
         .get(..end)
@@ -311,6 +314,9 @@ struct Visit {
     orphans: u64,
     /// An object whose last replica was left in its place.
     needed: Option<ObjectRef>,
+    /// Whether all uses of chunks are known.
+    are_listed: bool,
+    judge: Judge,
 }
 
 impl Visit {
@@ -325,7 +331,7 @@ impl Visit {
             Table::Segments => {
                 let mut record: SegmentRecord = value::decode(table, key, bytes)?;
                 let object = key::read_segment(key).ok_or_else(malformed)?;
-                let is_changed = self.object(step, &object, &mut record.object)?;
+                let is_changed = self.object(step, &object, &mut record.object, &record.expired)?;
                 let is_forgotten = self.kind == ChangeKind::Retiring && record.expired.remove(&self.repo);
                 if self.is_kept_nowhere(&record.expired) && record.object.replicas.is_empty() {
                     release::drop_segment(step, key, &object, record)?;
@@ -340,7 +346,7 @@ impl Visit {
                     stanza: stanza.clone(),
                     label: label.clone(),
                 };
-                let is_changed = self.object(step, &object, &mut record.manifest)?;
+                let is_changed = self.object(step, &object, &mut record.manifest, &record.expired)?;
                 let is_forgotten = self.kind == ChangeKind::Retiring && record.expired.remove(&self.repo);
                 if is_changed || is_forgotten {
                     step.txn.put(table, key.clone(), &record);
@@ -410,7 +416,7 @@ impl Visit {
             stored_length: u64::from(chunk.stored_length),
             replicas: std::mem::take(&mut chunk.replicas),
         };
-        if self.object(step, &ObjectRef::Chunk(digest), &mut stored)? {
+        if self.object(step, &ObjectRef::Chunk(digest), &mut stored, &ExpiredIn::new())? {
             chunk.replicas = stored.replicas;
             step.txn.put(table, key.clone(), &chunk);
         }
@@ -430,12 +436,53 @@ impl Visit {
                 stanza: stanza.clone(),
                 db: database.id,
             };
-            any |= self.object(step, &object, &mut database.info)?;
+            any |= self.object(step, &object, &mut database.info, &ExpiredIn::new())?;
         }
         if any {
             step.txn.put(Table::Stanzas, key.clone(), &record);
         }
         Ok(())
+    }
+
+    /// Whether one of these repositories keeps an object.
+    fn is_kept_in_any<B: Base>(
+        &mut self,
+        step: &Step<'_, '_, B>,
+        object: &ObjectRef,
+        expired: &ExpiredIn,
+        repos: &[RepoKey],
+    ) -> Result<bool, ReadError> {
+        match object {
+            // Without all uses, any chunk may be needed.
+            ObjectRef::Chunk(digest) if self.are_listed && Judge::is_used(step.txn, digest)? => {
+                self.judge.is_needed(step.txn, digest, repos)
+            }
+            _ => Ok(repos.iter().any(|repo| !expired.contains(repo))),
+        }
+    }
+
+    /// Whether the object would be lost with its replica in the repository: a replica that another repository is about
+    /// to release is none.
+    fn is_last<B: Base>(
+        &mut self,
+        step: &Step<'_, '_, B>,
+        object: &ObjectRef,
+        stored: &StoredObject,
+        expired: &ExpiredIn,
+    ) -> Result<bool, ReadError> {
+        let Some(staying) = self.staying.clone() else {
+            return Ok(false);
+        };
+        let held: Vec<RepoKey> = staying
+            .into_iter()
+            .filter(|repo| stored.replicas.iter().any(|replica| replica.repo == *repo))
+            .collect();
+        if self.is_kept_in_any(step, object, expired, &held)? {
+            return Ok(false);
+        }
+        let mut keeping = self.remaining.clone();
+        keeping.push(self.repo);
+        self.is_kept_in_any(step, object, expired, &keeping)
     }
 
     /// Withdraws the object's replica in the repository, if there is one; says whether it did.
@@ -444,13 +491,13 @@ impl Visit {
         step: &mut Step<'_, '_, B>,
         object: &ObjectRef,
         stored: &mut StoredObject,
+        expired: &ExpiredIn,
     ) -> Result<bool, ReadError> {
         let position = stored.replicas.iter().position(|replica| replica.repo == self.repo);
         let Some(position) = position else {
             return Ok(false);
         };
-        let stays = |staying: &Vec<RepoKey>| stored.replicas.iter().any(|replica| staying.contains(&replica.repo));
-        if !self.staying.as_ref().is_none_or(stays) {
+        if self.is_last(step, object, stored, expired)? {
             self.needed.get_or_insert_with(|| object.clone());
             return Ok(false);
         }

@@ -48,6 +48,8 @@ struct Known {
     abandoned: BTreeSet<BackupLabel>,
     /// The backup that is staged.
     staged: Option<BackupLabel>,
+    /// Manifests are lost, and with them the knowledge of what they use.
+    is_partial: bool,
 }
 
 impl Known {
@@ -70,13 +72,14 @@ impl Known {
         known.staged = running
             .filter(|backup| backup.staged.is_some())
             .map(|backup| backup.label);
+        known.is_partial = unlisted_since(base, name)?.is_some_and(|unlisted| unlisted.is_partial);
         Ok(known)
     }
 
     /// Whether one of these repositories keeps a backup from within the use. An open use of a stanza with a staged
     /// backup is alive everywhere: the backup rests on it.
     fn is_alive(&self, of: &Use, repos: &[RepoKey]) -> bool {
-        if of.died.is_none() && self.staged.is_some() {
+        if self.is_partial || of.died.is_none() && self.staged.is_some() {
             return true;
         }
         let first = self.backups.partition_point(|(label, _)| *label < of.born);
@@ -304,6 +307,19 @@ pub(crate) fn unlisted<B: Base>(base: &B) -> Result<Option<StanzaName>, ReadErro
     Ok(None)
 }
 
+/// The first stanza of which manifests are lost.
+pub(crate) fn partial<B: Base>(base: &B) -> Result<Option<StanzaName>, ReadError> {
+    for row in base.scan(Table::Unlisted, &[], &[]) {
+        let (key, bytes) = row?;
+        let record: Unlisted = value::decode(Table::Unlisted, &key, &bytes)?;
+        if record.is_partial {
+            let name = KeyReader::new(&key).rest().and_then(|name| name.parse().ok());
+            return name.map(Some).ok_or_else(|| malformed(Table::Unlisted, &key));
+        }
+    }
+    Ok(None)
+}
+
 /// Refuses while some birth may not be known.
 pub(super) fn need_listed<B: Base>(base: &B) -> Outcome<()> {
     match unlisted(base)? {
@@ -318,6 +334,7 @@ pub(super) fn doubt<B: Base>(step: &mut Step<'_, '_, B>, stanza: &StanzaName, bi
     let known = unlisted_since(step.txn, stanza)?;
     let record = Unlisted {
         births: births || known.is_some_and(|known| known.births),
+        is_partial: known.is_some_and(|known| known.is_partial),
         since: step.index,
     };
     step.txn.put(Table::Unlisted, key, &record);

@@ -39,10 +39,6 @@ pub(super) fn stage<B: Base>(
         None => running.staged = Some(manifest),
     }
     stanza::put(step, name, &owner);
-    // A listing that is under way does not know of this backup, and this backup not of all that the listing notes.
-    if unlisted_since(step.txn, name)?.is_some() {
-        doubt(step, name, true)?;
-    }
     Ok(Reply::Done)
 }
 
@@ -84,7 +80,6 @@ pub(super) fn note<B: Base>(step: &mut Step<'_, '_, B>, note: &NoteUses) -> Outc
             if unlisted.since > note.began {
                 return Err(Refusal::Recheck { since: unlisted.since }.into());
             }
-            stanza::need(step, name)?.refuse_staged(name)?;
             // A backup that has left the catalog meanwhile uses nothing.
             if step.txn.get(Table::Backups, &key::backup(name, label))?.is_none() {
                 return Ok(Reply::Done);
@@ -169,13 +164,17 @@ pub(super) fn end_listing<B: Base>(step: &mut Step<'_, '_, B>, end: &EndListing)
     match unlisted_since(step.txn, &end.stanza)? {
         Some(Unlisted { since, .. }) if since > end.began => Err(Refusal::Recheck { since }.into()),
         _ => {
-            if let Some(owner) = step
-                .txn
-                .record::<StanzaRecord>(Table::Stanzas, &key::stanza(&end.stanza))?
-            {
-                owner.refuse_staged(&end.stanza)?;
+            let row = key::stanza(&end.stanza);
+            if end.is_partial {
+                let unlisted = Unlisted {
+                    births: false,
+                    is_partial: true,
+                    since: step.index,
+                };
+                step.txn.put(Table::Unlisted, row, &unlisted);
+            } else {
+                step.txn.delete(Table::Unlisted, row);
             }
-            step.txn.delete(Table::Unlisted, key::stanza(&end.stanza));
             Ok(Reply::Done)
         }
     }

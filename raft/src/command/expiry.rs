@@ -46,6 +46,8 @@ pub struct EndListing {
     pub stanza: StanzaName,
     /// The position of the catalog when the stanza's backups were read: refused if the stanza was doubted again since.
     pub began: LogIndex,
+    /// Whether a manifest, or a part of one, is lost in all repositories, so that its uses are not known.
+    pub is_partial: bool,
 }
 
 /// Backups that one repository keeps no more.

@@ -53,6 +53,9 @@ pub struct Unlisted {
     /// Whether chunks may be in use of which no birth is known: until it is listed, no chunk is released. Otherwise
     /// only deaths are missing, and chunks stay that could go.
     pub births: bool,
+    /// Whether manifests were passed over that are lost in all repositories: no chunk that the stanza ever used is
+    /// released, and none without a use is condemned. They may be found again.
+    pub is_partial: bool,
     /// When it was last found to be so.
     pub since: LogIndex,
 }

@@ -125,9 +125,19 @@ impl<B: Base> View<B> {
         })
     }
 
+    /// Whether uses of a stanza may not be known.
+    pub fn is_unlisted(&self, stanza: &StanzaName) -> Result<bool, ReadError> {
+        Ok(use_judge::unlisted_since(&self.base, stanza)?.is_some())
+    }
+
     /// The first stanza because of which no chunk is released.
     pub fn release_held_by(&self) -> Result<Option<StanzaName>, ReadError> {
         use_judge::unlisted(&self.base)
+    }
+
+    /// The first stanza because of which no chunk is condemned.
+    pub fn condemning_held_by(&self) -> Result<Option<StanzaName>, ReadError> {
+        Ok(use_judge::unlisted(&self.base)?.or(use_judge::partial(&self.base)?))
     }
 
     /// The last segment of a timeline that has expired in all repositories: a segment up to there that is not in the
