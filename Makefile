@@ -17,6 +17,9 @@ quiet := $(shell [ -t 2 ] || echo --quiet)
 # Executions of each fuzz target: some minutes.
 RUNS ?= 4000000
 
+# The crates with examples in their documentation.
+EXAMPLES := -p pgmesh-client -p pgmesh-protocol -p pgmesh-postgres -p pgmesh-storage
+
 .PHONY: help setup build release install demo test test-all test-unit test-e2e stored-mesh bench fuzz lint clean
 
 help: ## list the targets
@@ -58,6 +61,7 @@ lint: ## formatting, spelling, clippy, lengths and links, documentation, licence
 
 test: lint ## everything that must pass: lint, unit, property and end-to-end tests
 	$(stage) build cargo build --quiet --locked --workspace --bins
+	$(stage) examples cargo test --quiet --locked --doc $(EXAMPLES)
 	$(stage) tests env PGMESH_KILL_ROUNDS=$(ROUNDS) cargo nextest run --locked --workspace --no-fail-fast --test-threads $(THREADS)
 
 test-all: ## as test, with 50 rounds of killing nodes, faults that last longer, one more object store, Patroni, all versions of PostgreSQL

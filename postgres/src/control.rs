@@ -94,6 +94,15 @@ impl ControlFile {
     ///
     /// # Errors
     /// It is too short, of an unsupported version, its CRC is wrong, or a field has an impossible value.
+    ///
+    /// ```no_run
+    /// use pgmesh_postgres::ControlFile;
+    ///
+    /// let bytes = std::fs::read("/var/lib/postgresql/18/main/global/pg_control")?;
+    /// let control = ControlFile::parse(&bytes)?;
+    /// println!("cluster {}, PostgreSQL {}", control.system_id, control.version);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn parse(bytes: &[u8]) -> Result<Self, ControlFileError> {
         let too_short = || ControlFileError::TooShort { length: bytes.len() };
         let number = |offset| u32_at(bytes, offset).ok_or_else(too_short);

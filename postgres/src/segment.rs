@@ -77,6 +77,16 @@ pub struct SegmentSizeError {
 /// The name of a WAL segment, 24 hexadecimal digits: timeline, log and segment (`XLogFileName` in xlog_internal.h).
 ///
 /// Ordered as the files of one timeline follow each other, timelines one after the other.
+///
+/// ```
+/// use pgmesh_postgres::{SegmentName, SegmentSize};
+///
+/// let size = SegmentSize::new(16 << 20).unwrap();
+/// let segment: SegmentName = "0000000100000000000000FF".parse()?;
+/// assert_eq!(segment.start(size).to_string(), "0/FF000000");
+/// assert_eq!(segment.next(size).to_string(), "000000010000000100000000");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentName {
     /// The timeline that the segment belongs to.

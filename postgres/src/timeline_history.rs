@@ -32,6 +32,15 @@ impl TimelineHistory {
     ///
     /// # Errors
     /// A line is malformed, or the ancestors do not ascend towards `timeline`.
+    ///
+    /// ```
+    /// use pgmesh_postgres::{TimelineHistory, TimelineId};
+    ///
+    /// let history = TimelineHistory::parse(TimelineId(2), b"1\t0/3000148\tno recovery target specified\n")?;
+    /// let left = history.branch_point_of(TimelineId(1)).unwrap();
+    /// assert_eq!(left.to_string(), "0/3000148");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn parse(timeline: TimelineId, bytes: &[u8]) -> Result<Self, TimelineHistoryError> {
         let text = String::from_utf8_lossy(bytes);
         let mut entries = Vec::<TimelineHistoryEntry>::new();

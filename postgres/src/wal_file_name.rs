@@ -11,6 +11,15 @@ use crate::{SegmentName, TimelineId};
 
 /// A file of a WAL archive: a file of `pg_wal` that `archive_command` is given, named as PostgreSQL names it
 /// (xlog_internal.h), or a file that a node makes from one.
+///
+/// ```
+/// use pgmesh_postgres::WalFileName;
+///
+/// let file: WalFileName = "00000002.history".parse()?;
+/// assert_eq!(file.timeline().0, 2);
+/// assert!("0000000100000000000000".parse::<WalFileName>().is_err(), "too short");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum WalFileName {
     /// `000000010000000000000001`: a complete segment.

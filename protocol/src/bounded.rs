@@ -120,6 +120,19 @@ bounds! {
 }
 
 /// A text of at most [`Bound::MAX`] bytes.
+///
+/// ```
+/// use pgmesh_protocol::Text;
+/// use pgmesh_protocol::bounded::Reason;
+/// use pgmesh_storage::wire;
+///
+/// let arrived = wire::encode("the disk is being replaced");
+/// let reason: Text<Reason> = wire::decode(&arrived, 1 << 16)?;
+/// assert_eq!(&*reason, "the disk is being replaced");
+/// let too_long = wire::encode(&"x".repeat(3000));
+/// assert!(wire::decode::<Text<Reason>>(&too_long, 1 << 16).is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Text<B>(String, PhantomData<B>);
 
 /// A list of at most [`Bound::MAX`] elements.

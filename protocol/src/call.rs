@@ -38,6 +38,16 @@ const OPTIONS: usize = 64 * (4096 + 300);
 const STANZAS: usize = 128 << 10;
 
 /// A request, and the contract around it: see the table in `call.rs`.
+///
+/// ```
+/// use pgmesh_protocol::{Call, ListNodes, NUMBER_LENGTH, Request};
+///
+/// let message = ListNodes.message();
+/// assert!(message.len() <= ListNodes::MAX);
+/// let request = Request::decode(ListNodes::NUMBER, &message[NUMBER_LENGTH..])?;
+/// assert_eq!(request.unwrap().name(), "node list");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait Call: Serialize + DeserializeOwned + Clone + Debug + Send + Sync + Into<Request> {
     /// The message that answers the request, or each of several messages; on the wire it is a `Result` of this or a
     /// [`Failure`].

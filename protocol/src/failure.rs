@@ -5,6 +5,15 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// A failure that a user will read, perhaps on another machine.
+///
+/// ```
+/// use pgmesh_protocol::{ExitCode, Failure};
+///
+/// let failure = Failure::new(ExitCode::FileMissing, "backup 20250215-020001F is not there")
+///     .because("it was removed")
+///     .remedy("'pgmesh info' lists the backups");
+/// assert_eq!(failure.code.number(), 55);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub struct Failure {
     /// How the program ends.

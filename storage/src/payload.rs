@@ -79,6 +79,16 @@ impl Payload {
     ///
     /// # Errors
     /// More than [`MAX_PLAIN_LENGTH`] bytes, or a level that the codec does not have.
+    ///
+    /// ```
+    /// use pgmesh_storage::{Codec, DigestSuite, Payload};
+    ///
+    /// let page = [7; 8192];
+    /// let payload = Payload::pack(DigestSuite::Blake3, Codec::Zst, None, &page)?;
+    /// assert!(payload.bytes.len() < page.len());
+    /// assert_eq!(payload.open(DigestSuite::Blake3)?, page.as_slice());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn pack(suite: DigestSuite, codec: Codec, level: Option<i32>, plain: &[u8]) -> Result<Self, PayloadError> {
         Self::pack_known(suite.digest(plain), codec, level, plain)
     }

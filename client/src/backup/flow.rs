@@ -33,6 +33,21 @@ const RESUMES: &str = "run the backup again: chunks that are stored already are 
 /// # Errors
 /// No whole backup can be committed. The death of one node is no such failure. Nothing is left locked then: the client
 /// ends the session, or its node does some time after the connection; the server ends the backup with the connection.
+///
+/// ```no_run
+/// use pgmesh_client::backup::{self, BackupSettings};
+/// use pgmesh_client::caller::Caller;
+/// use pgmesh_client::mesh::{AccessSettings, Mesh};
+/// use pgmesh_protocol::Failure;
+/// use std::sync::Arc;
+///
+/// async fn nightly(access: AccessSettings, settings: BackupSettings, caller: Arc<dyn Caller>) -> Result<(), Failure> {
+///     let mesh = Arc::new(Mesh::connect(access).await?);
+///     let summary = backup::run(settings, mesh, caller).await?;
+///     println!("{}: {} bytes in {} files", summary.label, summary.size, summary.files);
+///     Ok(())
+/// }
+/// ```
 pub async fn run(settings: BackupSettings, mesh: Arc<Mesh>, caller: Arc<dyn Caller>) -> Result<BackupSummary, Failure> {
     let ChosenServers { mut cluster, standby } = standby::choose(&settings).await?;
     // From here on there is a session to give up.

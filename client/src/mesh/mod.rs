@@ -90,6 +90,17 @@ impl Mesh {
     ///
     /// # Errors
     /// No identity (95), or no node answers (49).
+    ///
+    /// ```no_run
+    /// use pgmesh_client::mesh::{AccessSettings, Mesh};
+    /// use pgmesh_protocol::{Failure, ListNodes};
+    ///
+    /// async fn names(access: AccessSettings) -> Result<Vec<String>, Failure> {
+    ///     let mesh = Mesh::connect(access).await?;
+    ///     let nodes = mesh.call(&ListNodes).await?;
+    ///     Ok(nodes.into_iter().map(|node| node.name).collect())
+    /// }
+    /// ```
     pub async fn connect(access: AccessSettings) -> Result<Self, Failure> {
         let mesh = Self::open(access)?;
         mesh.greet().await?;

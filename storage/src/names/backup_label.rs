@@ -54,6 +54,15 @@ const PART_LENGTH: usize = 16;
 /// dependent of it.
 ///
 /// Labels of one stanza sort as text in the order of their making, each full backup followed by its dependents.
+///
+/// ```
+/// use pgmesh_storage::BackupLabel;
+///
+/// let full: BackupLabel = "20250215-020001F".parse()?;
+/// let dependent: BackupLabel = "20250215-020001F_20250216-020001D".parse()?;
+/// assert!(full < dependent);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BackupLabel(String);
 

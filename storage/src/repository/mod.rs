@@ -3,6 +3,7 @@
 mod listing;
 mod marks;
 mod open;
+mod outcome;
 mod parts;
 
 use pgmesh_runtime::tasks;
@@ -17,6 +18,7 @@ use zeroize::Zeroizing;
 
 pub use self::listing::Listed;
 pub use self::marks::Anchor;
+pub use self::outcome::{Checked, PutOutcome};
 pub use self::parts::{PartsReader, WholeFile};
 use crate::digest::{Digest, DigestSuite};
 use crate::envelope::{Envelope, Opened, max_object_length};
@@ -30,6 +32,28 @@ use crate::payload::Payload;
 /// An opened repository. Cheap to clone.
 ///
 /// Its functions need a tokio runtime: ciphers, digests and codecs run on its blocking threads.
+///
+/// ```
+/// use pgmesh_storage::{
+///     Cipher, Codec, DigestSuite, Generation, ObjectName, Payload, Repository, RepositoryIdentity,
+/// };
+/// use std::sync::Arc;
+///
+/// # tokio::runtime::Runtime::new()?.block_on(async {
+/// let suite = DigestSuite::Blake3;
+/// let identity = RepositoryIdentity::generate("mesh", suite, Cipher::None, 1_739_584_801)?;
+/// let store = Arc::new(object_store::memory::InMemory::new());
+/// let (repository, _) = Repository::create(store, identity, None).await?;
+///
+/// let payload = Payload::pack(suite, Codec::Zst, None, b"a chunk")?;
+/// let name = ObjectName::Chunk(payload.digest);
+/// repository.put(&name, Generation::FIRST, &payload).await?;
+/// let read = repository.get(&name, Generation::FIRST).await?;
+/// assert_eq!(read.open(suite)?, b"a chunk".as_slice());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct Repository(Arc<Inner>);
 
@@ -41,24 +65,6 @@ struct Inner {
     problems: Vec<StoreError>,
     /// The generations under which the last objects were found, the newest first; see `get_any_generation`.
     found: Mutex<Vec<Generation>>,
-}
-
-/// The outcome of a put.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PutOutcome {
-    /// The object's length in the repository, in bytes.
-    pub bytes: u64,
-    /// Whether the object existed already, whole.
-    pub already: bool,
-}
-
-/// An object's content, checked to the last byte.
-#[derive(Clone, Debug)]
-pub struct Checked {
-    /// The content as it was stored: compressed, ready to be passed on.
-    pub payload: Payload,
-    /// The content as it was before it was compressed.
-    pub plain: Bytes,
 }
 
 impl Repository {
