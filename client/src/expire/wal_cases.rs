@@ -216,12 +216,13 @@ fn a_backup_of_no_known_database_ends_the_expiry_of_wal() {
 }
 
 #[test]
-fn history_files_below_the_timeline_of_the_first_backup_go() {
+fn history_files_below_the_timelines_of_all_backups_go() {
     let below = |history: &str, options: &str, ask: &str| {
         let plan = sample(history, 1).plan(options, ask).unwrap();
         plan.wal.unwrap().archives[0].histories_below
     };
-    assert_eq!(below("F1:2 F2:t3.20", "archive=1", ""), Some(TimelineId(3)));
+    assert_eq!(below("F1:t2.2 F2:t3.20", "archive=1", ""), Some(TimelineId(2)));
+    assert_eq!(below("F1:t3.20", "archive=1", ""), Some(TimelineId(3)));
     assert_eq!(below("F1:2 F2:t3.20", "archive=2", ""), Some(TimelineId(1)));
     assert_eq!(
         below("F1:t3.20", "", "before=30"),

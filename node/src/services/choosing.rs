@@ -276,19 +276,19 @@ mod tests {
         };
         let all = |_: &BackupRecord| true;
         let newest = Some(incremental(2, INCREMENTALS));
-        assert_eq!(choose(BackupType::Incr, Some(1), &all), (BackupType::Incr, newest, 2));
+        assert_eq!(choose(BackupType::Incr, Some(1), &all), (BackupType::Incr, newest, 3));
         let full = Some(label("20260102-000000F"));
-        assert_eq!(choose(BackupType::Diff, Some(1), &all), (BackupType::Diff, full, 2));
-        assert_eq!(choose(BackupType::Full, Some(1), &all), (BackupType::Full, None, 1));
+        assert_eq!(choose(BackupType::Diff, Some(1), &all), (BackupType::Diff, full, 3));
+        assert_eq!(choose(BackupType::Full, Some(1), &all), (BackupType::Full, None, 2));
         // The last ten are of a branch that was given up.
         let kept = |backup: &BackupRecord| backup.lsn_stop <= Lsn(u64::from(2_000 + INCREMENTALS - 10));
         let prior = Some(incremental(2, INCREMENTALS - 10));
-        assert_eq!(choose(BackupType::Incr, Some(1), &kept), (BackupType::Incr, prior, 12));
+        assert_eq!(choose(BackupType::Incr, Some(1), &kept), (BackupType::Incr, prior, 13));
         // None of the last chain fits: no older one does.
         let none = |backup: &BackupRecord| backup.timeline == TimelineId(1);
         let (kind, prior, rows) = choose(BackupType::Incr, Some(1), &none);
         assert_eq!((kind, prior), (BackupType::Full, None));
-        assert!(rows <= u64::from(INCREMENTALS) + 2, "{rows}");
+        assert!(rows <= u64::from(INCREMENTALS) + 3, "{rows}");
         let (kind, ..) = choose(BackupType::Incr, Some(2), &all);
         assert_eq!(kind, BackupType::Full, "of another database");
     }

@@ -290,7 +290,11 @@ fn one_backup_at_a_time_and_labels_go_up() {
     assert_eq!(world.view().backups(&stanza(), None).count(), 0);
     let index = super::Base::scan(&world.base, crate::table::Table::TimelineBackups, &[], &[]);
     assert_eq!(index.count(), 0, "it left the index of its timeline");
-    world.run(begin(third, FIRST)).unwrap();
+    let earlier = world.run(begin(third, FIRST));
+    assert!(
+        matches!(earlier, Err(Refusal::LabelNotLater { .. })),
+        "labels order the uses of chunks"
+    );
 }
 
 #[test]
