@@ -305,16 +305,41 @@ impl Janitor {
         let of = (size >> LISTED_BITS).saturating_add(1).min(256);
         for number in 0..of {
             let part = Part::new(number, of);
-            let mut open = HashSet::new();
-            for label in &labels {
-                let Some(named) = self.named_by(&view, stanza, label, &part, &mut lost).await? else {
-                    continue;
-                };
-                let born: Vec<Digest> = named.difference(&open).copied().collect();
-                let died: Vec<Digest> = open.difference(&named).copied().collect();
-                self.note_listed((stanza, began), label, &born, UseEvent::Born).await?;
-                self.note_listed((stanza, began), label, &died, UseEvent::Died).await?;
-                open = named;
+            // All births first: a chunk that has come back is in use whenever this ends.
+            for event in [UseEvent::Born, UseEvent::Died] {
+                let mut open = HashSet::new();
+                for label in &labels {
+                    if self.catalog.view().backup(stanza, label)?.is_none() {
+                        // It has left the catalog meanwhile.
+                        continue;
+                    }
+                    let Some((named, is_whole)) = self.named_by(&view, stanza, label, &part).await? else {
+                        lost += 1;
+                        continue;
+                    };
+                    lost += u64::from(!is_whole);
+                    match event {
+                        UseEvent::Died if is_whole => {
+                            let died: Vec<Digest> = open.difference(&named).copied().collect();
+                            self.note_listed((stanza, began), label, &died, event).await?;
+                        }
+                        // Chunks of the lost part may be named.
+                        UseEvent::Died => {}
+                        UseEvent::Born | UseEvent::Carried => {
+                            let born = named.difference(&open).copied();
+                            // A death that was noted while a part was lost is taken back.
+                            let noted = noted_deaths(&view, stanza, label)?;
+                            let wrong = noted.into_iter().filter(|digest| named.contains(digest));
+                            let born: Vec<Digest> = born.chain(wrong).collect();
+                            self.note_listed((stanza, began), label, &born, event).await?;
+                        }
+                    }
+                    if is_whole {
+                        open = named;
+                    } else {
+                        open.extend(named);
+                    }
+                }
             }
         }
         let end = EndListing {
@@ -335,39 +360,38 @@ impl Janitor {
         }
     }
 
-    /// The chunks that a backup names; none where it has left the catalog.
+    /// The chunks that a backup names, and whether these are all; none where its manifest is lost, or has left the
+    /// catalog.
     async fn named_by(
         &self,
         view: &View,
         stanza: &StanzaName,
         label: &BackupLabel,
         part: &Part,
-        lost: &mut u64,
-    ) -> Result<Option<HashSet<Digest>>, Failure> {
+    ) -> Result<Option<(HashSet<Digest>, bool)>, Failure> {
         let manifest = ObjectRef::Manifest {
             stanza: stanza.clone(),
             label: label.clone(),
         };
         if is_lost(view, &manifest)? {
             tracing::warn!(%stanza, %label, "the manifest is lost in all repositories: its uses of chunks are not known");
-            *lost += 1;
             return Ok(None);
         }
         let Some(root) = self.reads.manifest_root(view, stanza, label).await? else {
             return Ok(None);
         };
-        let mut named = HashSet::new();
+        let (mut named, mut is_whole) = (HashSet::new(), true);
         for manifest_part in &root.parts {
             if is_lost(view, &ObjectRef::Chunk(manifest_part.digest))? {
                 tracing::warn!(%stanza, %label, "a part of the manifest is lost in all repositories: its chunks are not known");
-                *lost += 1;
+                is_whole = false;
                 continue;
             }
             let chunks = self.reads.chunks_of_part(view, manifest_part.digest).await?;
             let chunks = std::iter::once(manifest_part.digest).chain(chunks);
             named.extend(chunks.filter(|digest| part.has(digest)));
         }
-        Ok(Some(named))
+        Ok(Some((named, is_whole)))
     }
 
     async fn note_listed(
@@ -398,6 +422,18 @@ impl Janitor {
         }
         Ok(())
     }
+}
+
+/// The chunks that a backup is noted not to name any more.
+fn noted_deaths(view: &View, stanza: &StanzaName, label: &BackupLabel) -> Result<Vec<Digest>, Failure> {
+    let mut died = Vec::new();
+    for row in view.uses_at(stanza, label, None) {
+        let (digest, event) = row?;
+        if event == UseEvent::Died {
+            died.push(digest);
+        }
+    }
+    Ok(died)
 }
 
 /// Whether no repository has a good replica of an object: nobody can use what it names.

@@ -190,7 +190,7 @@ impl Backups {
         let mut patience = Patience::begin();
         let mut looks = 0_u32;
         let mut before: Option<Whole> = None;
-        let mut is_noted = false;
+        let (mut is_noted, mut are_all_noted) = (false, true);
         // Between the last look and the command lies nothing else: a manifest that was written is not written again.
         let mut written = None;
         loop {
@@ -220,7 +220,7 @@ impl Backups {
                     Checked::Thin(thin) => {
                         if !is_noted {
                             // Where a chunk has expired, it is owed from then on.
-                            self.note_uses(actor, session, &commit, &root).await?;
+                            are_all_noted = self.note_uses(actor, session, &commit, &root).await?;
                             is_noted = true;
                         }
                         self.repair.wake();
@@ -239,7 +239,7 @@ impl Backups {
                 },
             };
             if !is_noted {
-                self.note_uses(actor, session, &commit, &root).await?;
+                are_all_noted = self.note_uses(actor, session, &commit, &root).await?;
                 is_noted = true;
                 // Nothing of the stanza expires from here on; what went before is found by another look.
                 before = Some(whole);
@@ -279,6 +279,9 @@ impl Backups {
             match self.catalog.propose(actor, command).await {
                 Ok(_) => {
                     self.settle(object, payload.digest, &mut outcome);
+                    if !are_all_noted && let Err(failure) = self.doubt_uses(actor, &commit.stanza).await {
+                        tracing::warn!(stanza = %commit.stanza, error = %failure, "chunks may stay that could go");
+                    }
                     self.end_session(actor, session, "the backup is committed").await;
                     return Ok(CommittedBackup::Committed {
                         durable: outcome.durable_numbers(),

@@ -38,7 +38,8 @@ struct Before {
 }
 
 impl Backups {
-    /// Notes the uses that a backup begins and ends. All its chunks are known.
+    /// Notes the uses that a backup begins and ends. All its chunks are known. Says whether all are noted that end; if
+    /// not, the stanza is to be doubted again when the backup is committed: a listing does not know of it before.
     ///
     /// # Errors
     /// The session has ended; the catalog cannot be changed; a part of the manifest cannot be read.
@@ -48,7 +49,7 @@ impl Backups {
         session: SessionId,
         commit: &CommitBackup,
         root: &ManifestRoot,
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Failure> {
         let (stanza, label) = (&commit.stanza, &commit.label);
         let staged = Staged {
             actor,
@@ -67,12 +68,19 @@ impl Backups {
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let before = before(&view, stanza)?;
         self.note_births(&view, &staged, &before).await?;
-        if let Err(failure) = self.note_deaths(&view, &staged, before.readable.as_ref()).await {
+        if let Err(failure) = self.note_deaths(&view, &staged, &before).await {
             // Chunks may stay that could go. Nothing is lost, and the leader looks through all manifests again.
             tracing::warn!(%stanza, %label, error = %failure, "the manifest of the backup before cannot be compared");
-            let stanza = stanza.clone();
-            self.catalog.propose(actor, Command::DoubtUses { stanza }).await?;
+            self.doubt_uses(actor, stanza).await?;
+            return Ok(false);
         }
+        Ok(true)
+    }
+
+    /// Has the leader look through the manifests of a stanza.
+    pub(super) async fn doubt_uses(&self, actor: &str, stanza: &StanzaName) -> Result<(), Failure> {
+        let stanza = stanza.clone();
+        self.catalog.propose(actor, Command::DoubtUses { stanza }).await?;
         Ok(())
     }
 
@@ -132,7 +140,8 @@ impl Backups {
         Ok(())
     }
 
-    async fn note_deaths(&self, view: &View, staged: &Staged<'_>, prior: Option<&BackupLabel>) -> Result<(), Failure> {
+    async fn note_deaths(&self, view: &View, staged: &Staged<'_>, before: &Before) -> Result<(), Failure> {
+        let prior = before.readable.as_ref();
         let prior_root = match prior {
             Some(prior) => self.reads.manifest_root(view, staged.stanza, prior).await?,
             None => None,
@@ -155,8 +164,9 @@ impl Backups {
             }
             let left: Vec<Digest> = left.into_iter().collect();
             for group in left.chunks(AT_ONCE) {
+                // A listing that is under way may note a birth before this backup.
                 let open = view.are_open(staged.stanza, group)?;
-                let died = std::iter::zip(group, open).filter(|(_, is_open)| *is_open);
+                let died = std::iter::zip(group, open).filter(|(_, is_open)| *is_open || before.is_unlisted);
                 let died = died.map(|(digest, _)| *digest).collect();
                 self.note(staged, Vec::new(), died).await?;
             }

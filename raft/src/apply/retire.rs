@@ -477,7 +477,8 @@ impl Visit {
             .into_iter()
             .filter(|repo| stored.replicas.iter().any(|replica| replica.repo == *repo))
             .collect();
-        if self.is_kept_in_any(step, object, expired, &held)? {
+        // Without another replica it is the last one, however the uses are judged.
+        if !held.is_empty() && self.is_kept_in_any(step, object, expired, &held)? {
             return Ok(false);
         }
         let mut keeping = self.remaining.clone();
