@@ -82,7 +82,7 @@ test-e2e: ## end-to-end tests only; FILTER='test(pitr)' chooses among them
 stored-mesh: ## write the stored mesh anew that tests/tests/mesh_upgrade.rs takes up: when a format changes
 	@.ci/setup build test
 	@.ci/env cargo build --quiet --locked --workspace --bins
-	@.ci/env bash -c 'exec "$$CARGO_TARGET_DIR/debug/stored_mesh"'
+	@.ci/env bash -c 'PGMESH_PLAY_LEVEL=1 exec "$$CARGO_TARGET_DIR/debug/stored_mesh"'
 
 bench: ## compare with Debian's pgbackrest: time, CPU, memory, stored bytes; INCR=1: incremental backups of 5 GB; SCALE=1: what a large mesh costs
 	@.ci/setup build bench

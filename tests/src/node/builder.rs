@@ -204,7 +204,10 @@ impl<'a> NodeBuilder<'a> {
             settings,
             port,
             repositories: self.repositories,
-            level: None,
+            // The level that `make stored-mesh` asks for.
+            level: std::env::var("PGMESH_PLAY_LEVEL")
+                .ok()
+                .and_then(|level| level.parse().ok()),
             panicking: None,
             process: None,
         };
