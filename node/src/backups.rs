@@ -3,7 +3,7 @@
 
 use crate::core::Core;
 use crate::reads::Reads;
-use crate::sessions::ClientSessions;
+use crate::sessions::{ClientSessions, Verifications};
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -13,6 +13,8 @@ pub struct Backups {
     pub(crate) reads: Arc<Reads>,
     /// The sessions of clients, and the connections that hold them.
     pub(crate) clients: ClientSessions,
+    /// The verifications of clients.
+    pub(crate) verifications: Verifications,
 }
 
 impl Deref for Backups {
@@ -29,6 +31,7 @@ impl Backups {
             core,
             reads,
             clients: ClientSessions::default(),
+            verifications: Verifications::default(),
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::committer::Committer;
 use crate::failed_joins::FailedJoins;
 use crate::links::Links;
 use crate::mesh_file::MeshFile;
+use crate::read_log::ReadLog;
 use crate::repositories::Repositories;
 use crate::sessions::{RunningTime, SharedSession};
 use crate::settings::{Layout, NodeSettings};
@@ -58,6 +59,8 @@ pub struct Core {
     /// Keeps the workers running, and counts their unexpected ends.
     pub(crate) supervisor: Arc<Supervisor>,
     pub(crate) failed_joins: FailedJoins,
+    /// The reads of clients, for the audit trail.
+    pub(crate) read_log: Arc<ReadLog>,
     /// The position of the last revocation that this node has applied.
     pub(crate) revocations: watch::Sender<LogIndex>,
 }

@@ -120,6 +120,7 @@ impl Node {
             started: Instant::now(),
             supervisor,
             failed_joins: FailedJoins::default(),
+            read_log: Arc::default(),
             revocations: tokio::sync::watch::Sender::default(),
             links,
             settings,

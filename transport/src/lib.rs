@@ -22,12 +22,14 @@
     )
 )]
 
+pub mod account;
 pub mod ca;
 pub mod calls;
 pub mod certificate;
 pub mod client;
 pub mod connection;
 mod durable_file;
+mod guests;
 pub mod identity;
 mod joining;
 mod liveness;
@@ -46,6 +48,7 @@ pub mod tuning;
 mod welcome;
 pub mod wire_version;
 
+pub use account::Account;
 pub use ca::{CaError, MeshCa, key_of_request};
 pub use calls::Announced;
 pub use certificate::{CertificateError, Fingerprint, MemberCertificate};

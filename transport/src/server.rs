@@ -14,6 +14,7 @@ use tokio::{
 
 use crate::{
     certificate::{CertificateError, MemberCertificate},
+    guests::Guests,
     identity::Identity,
     joining::Joining,
     lost::CloseCode,
@@ -96,6 +97,14 @@ pub enum EstablishError {
         /// The client.
         remote: SocketAddr,
     },
+    /// The client's certificate, its account, or all clients together have as many connections as they may have.
+    #[error("{remote}: {reason}")]
+    TooManyConnections {
+        /// The client.
+        remote: SocketAddr,
+        /// The client was told so.
+        reason: String,
+    },
     /// The client went away before the welcome.
     #[error("welcoming {remote}: {source}")]
     Welcome {
@@ -119,6 +128,7 @@ struct Shared {
     handshakes: Arc<Semaphore>,
     sessions: Arc<Semaphore>,
     joining: Arc<Joining>,
+    guests: Guests,
 }
 
 impl Server {
@@ -143,6 +153,7 @@ impl Server {
             handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
             sessions: Arc::new(Semaphore::new(MAX_SESSIONS)),
             joining: Joining::new(MAX_JOINING),
+            guests: Guests::default(),
         };
         Ok(Self {
             endpoint,
@@ -275,9 +286,16 @@ async fn establish(
         .await
         .map_err(handshake_error)?;
     let peer = admit(&connection, remote)?;
-    let mut place = None;
+    let (mut place, mut guest) = (None, None);
     match &peer {
-        Peer::Member(_) => shared.tuning.admit_member(&connection),
+        Peer::Member(member) => {
+            guest = shared.guests.admit(member).map_err(|full| {
+                close(&connection, CloseCode::BUSY, &full.reason);
+                let reason = full.reason;
+                EstablishError::TooManyConnections { remote, reason }
+            })?;
+            shared.tuning.admit_member(&connection);
+        }
         Peer::Joining => {
             let Some((taken, gone)) = shared.joining.take(&connection) else {
                 close(&connection, CloseCode::BUSY, "too many are joining at the moment");
@@ -296,7 +314,7 @@ async fn establish(
     welcome::send(&connection)
         .await
         .map_err(|source| EstablishError::Welcome { remote, source })?;
-    Ok(Session::new(connection, peer, permit, place))
+    Ok(Session::new(connection, peer, permit, (place, guest)))
 }
 
 /// The client's identity, from the negotiated protocol and the verified certificate. A client that is refused has been

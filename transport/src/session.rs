@@ -8,10 +8,15 @@ use std::{
 };
 
 use pgmesh_storage::StanzaName;
-use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle, time::Instant, time::timeout};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
 
 use crate::{
     certificate::MemberCertificate,
+    guests::{Guest, WAITING_STREAMS},
     joining::JoinPlace,
     liveness::Fate,
     lost::{CloseCode, ConnectionLost},
@@ -61,6 +66,8 @@ pub struct Session {
     peer: Peer,
     fate: Arc<Fate>,
     end: Option<JoinHandle<()>>,
+    guest: Option<Arc<Guest>>,
+    waiting: Arc<Semaphore>,
     place: Option<Arc<JoinPlace>>,
     _permit: OwnedSemaphorePermit,
 }
@@ -70,7 +77,7 @@ impl Session {
         connection: quinn::Connection,
         peer: Peer,
         permit: OwnedSemaphorePermit,
-        place: Option<Arc<JoinPlace>>,
+        (place, guest): (Option<Arc<JoinPlace>>, Option<Arc<Guest>>),
     ) -> Self {
         let ends = place
             .as_ref()
@@ -81,6 +88,8 @@ impl Session {
             peer,
             fate: Arc::default(),
             end,
+            guest,
+            waiting: Arc::new(Semaphore::new(WAITING_STREAMS)),
             place,
             _permit: permit,
         }
@@ -106,7 +115,8 @@ impl Session {
         self.connection.rtt()
     }
 
-    /// The next stream that the client opens. Cancel-safe.
+    /// The next stream that the client opens. A client's stream has to wait for its place
+    /// ([`Stream::wait_for_place`]). Cancel-safe.
     ///
     /// # Errors
     /// The connection has ended; [`ConnectionLost::is_orderly`] tells whether that is worth a log line.
@@ -116,7 +126,8 @@ impl Session {
             .accept_bi()
             .await
             .map_err(|error| self.fate.lost(error))?;
-        Ok(Stream::new(halves, &self.fate))
+        let place = self.guest.as_ref().map(|guest| guest.place(&self.waiting));
+        Ok(Stream::new(halves, &self.fate).served(self.connection.clone(), place))
     }
 
     /// Waits for the connection's end.

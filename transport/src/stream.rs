@@ -13,7 +13,7 @@ use quinn::{ReadError, VarInt, WriteError};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{io::AsyncReadExt, time::timeout};
 
-use crate::{liveness::Fate, lost::ConnectionLost, tuning::STALL_LIMIT};
+use crate::{guests::Place, liveness::Fate, lost::ConnectionLost, tuning::STALL_LIMIT};
 
 /// The bytes of a message's length.
 pub(crate) const PREFIX_LENGTH: usize = 4;
@@ -35,6 +35,8 @@ impl StreamCode {
     pub const CANCELLED: Self = Self(1);
     /// The other side broke the protocol.
     pub const VIOLATION: Self = Self(2);
+    /// The node serves too many requests of this client or of its account: try again, or another node.
+    pub const BUSY: Self = Self(3);
 }
 
 impl From<VarInt> for StreamCode {
@@ -70,6 +72,9 @@ pub enum StreamError {
         /// The limit.
         after: Duration,
     },
+    /// The client has as many streams as it may have, and none has ended for a while.
+    #[error("the client, or its account, has too many open streams")]
+    TooMany,
     /// The message or body is longer than was agreed.
     #[error("a message or body has {length} bytes; at most {max} are accepted")]
     TooLong {
@@ -96,8 +101,8 @@ impl StreamError {
     /// Whether the peer or the way to it failed, so that the same request to another node may succeed.
     pub fn is_peer_failure(&self) -> bool {
         match self {
-            Self::Lost(_) | Self::Ended | Self::Stalled { .. } => true,
-            Self::Stopped { code } | Self::Reset { code } => *code == StreamCode::ABANDONED,
+            Self::Lost(_) | Self::Ended | Self::Stalled { .. } | Self::TooMany => true,
+            Self::Stopped { code } | Self::Reset { code } => matches!(*code, StreamCode::ABANDONED | StreamCode::BUSY),
             Self::TooLong { .. } | Self::NoNumber { .. } | Self::Malformed(_) | Self::Misused(_) => false,
         }
     }
@@ -437,6 +442,9 @@ impl RecvHalf {
 pub struct Stream {
     send: SendHalf,
     recv: RecvHalf,
+    /// The server's side has it.
+    connection: Option<quinn::Connection>,
+    place: Option<Place>,
 }
 
 impl Stream {
@@ -449,6 +457,67 @@ impl Stream {
         Self {
             send: SendHalf::new(send, fate.clone()),
             recv: RecvHalf::new(recv, fate.clone()),
+            connection: None,
+            place: None,
+        }
+    }
+
+    /// The stream is a client's, and counts among the streams of that client until it is dropped.
+    pub(crate) fn served(self, connection: quinn::Connection, place: Option<Place>) -> Self {
+        Self {
+            connection: Some(connection),
+            place,
+            ..self
+        }
+    }
+
+    /// Waits for the stream's place among those of its client; a stream without a bound has it at once.
+    ///
+    /// # Errors
+    /// [`StreamError::TooMany`]: there is none, and the client has been told by [`StreamCode::BUSY`].
+    pub async fn wait_for_place(&mut self) -> Result<(), StreamError> {
+        let Some(place) = &mut self.place else {
+            return Ok(());
+        };
+        if place.wait().await {
+            return Ok(());
+        }
+        self.stop(StreamCode::BUSY);
+        Err(StreamError::TooMany)
+    }
+
+    /// Waits until the other side has given the stream up, or the connection is lost; why.
+    pub fn given_up(&self) -> impl Future<Output = StreamError> + Send + 'static {
+        let (stopped, fate) = (self.send.inner.stopped(), self.send.fate.clone());
+        async move {
+            match stopped.await {
+                Ok(Some(code)) => StreamError::Stopped { code: code.into() },
+                Ok(None) | Err(quinn::StoppedError::ZeroRttRejected) => StreamError::Misused("its end"),
+                Err(quinn::StoppedError::ConnectionLost(error)) => StreamError::Lost(fate.lost(error)),
+            }
+        }
+    }
+
+    /// As [`SendHalf::delivered`], at the server. Gives the stream up if nothing of the connection's streams could be
+    /// sent for `limit`: the peer acknowledges nothing, and would keep the answer in memory for ever. A slow link that
+    /// moves is waited for.
+    ///
+    /// # Errors
+    /// As there; or [`StreamError::Stalled`].
+    pub async fn delivered_moving(&mut self, limit: Duration) -> Result<(), StreamError> {
+        let connection = self.connection.clone();
+        let sent = || connection.as_ref().map(|connection| connection.stats().frame_tx.stream);
+        let mut before = sent();
+        loop {
+            if let Ok(delivered) = timeout(limit, self.send.delivered()).await {
+                return delivered;
+            }
+            let now = sent();
+            if now == before {
+                self.stop(StreamCode::ABANDONED);
+                return Err(StreamError::Stalled { after: limit });
+            }
+            before = now;
         }
     }
 
@@ -506,6 +575,11 @@ impl Stream {
     /// As there.
     pub fn finish(&mut self) -> Result<(), StreamError> {
         self.send.finish()
+    }
+
+    /// Whether this side has ended the stream.
+    pub fn is_finished(&self) -> bool {
+        self.send.state == SendState::Ended
     }
 
     /// See [`SendHalf::delivered`].

@@ -1,23 +1,53 @@
 //! How a request arrives: its number and its length first, and the rest only where such a request may be as long.
 
+use crate::asker::Asker;
+use crate::budget::Held;
 use pgmesh_protocol::{
     CONSENSUS_LIMIT, Call, Consensus, ExitCode, Failure, JOIN_LIMIT, JoinRequest, MESSAGE_LIMIT, Request,
 };
 use pgmesh_transport::wire_version::WIRE_VERSION;
 use pgmesh_transport::{Announced, Peer, Stream, StreamError};
+use std::time::Duration;
 
-/// A request, or what is wrong with it.
+/// A longer request takes memory of the budget, before it is read.
+const SHORT: usize = 64 << 10;
+/// A client's request has arrived within so long: a stream of a silent client is not kept for ever.
+const ARRIVAL: Duration = Duration::from_secs(120);
+
+/// A request and the memory that is held for its message; or what is wrong with it.
 ///
 /// # Errors
 /// The stream or the connection ended.
-pub(super) async fn receive(peer: &Peer, stream: &mut Stream) -> Result<Result<Request, Failure>, StreamError> {
+pub(super) async fn receive(
+    peer: &Peer,
+    asker: &Asker,
+    stream: &mut Stream,
+) -> Result<Result<(Request, Option<Held>), Failure>, StreamError> {
+    if peer.is_node() {
+        return receive_from(peer, asker, stream).await;
+    }
+    let arrived = tokio::time::timeout(ARRIVAL, receive_from(peer, asker, stream)).await;
+    arrived.unwrap_or(Err(StreamError::Stalled { after: ARRIVAL }))
+}
+
+async fn receive_from(
+    peer: &Peer,
+    asker: &Asker,
+    stream: &mut Stream,
+) -> Result<Result<(Request, Option<Held>), Failure>, StreamError> {
     let announced = stream.recv_number().await?;
     if let Err(refusal) = check(peer, announced) {
         return Ok(Err(refusal));
     }
+    let held = if announced.length > SHORT && !peer.is_node() {
+        // As it comes, and decoded.
+        Some(asker.hold(stream, 2 * announced.length as u64).await?)
+    } else {
+        None
+    };
     let encoded = stream.recv_announced(announced).await?;
     Ok(match Request::decode(announced.number, &encoded) {
-        Ok(Some(request)) => Ok(request),
+        Ok(Some(request)) => Ok((request, held)),
         Ok(None) => Err(unknown(announced.number)),
         Err(error) => {
             let name = Request::name_of(announced.number).unwrap_or_default();

@@ -1,23 +1,27 @@
 //! Serving one connection: one request a stream, looked at by `authorize`, carried out by `services`.
 
 mod arrival;
+mod bodies;
+#[cfg(test)]
+mod fairness;
+mod memory;
 mod nodes;
 mod parts;
 
 use crate::Node;
+use crate::asker::Asker;
 use crate::authorize::authorize;
 use crate::bounds;
-use crate::budget::Held;
-use crate::services::{Got, MapSource};
+use crate::read_log::Read;
 use crate::sessions::ConnectionNumber;
 use bytes::Bytes;
 use pgmesh_protocol::{
-    AcceptLoss, AdoptStanza, CHUNK_BODY_LIMIT, DeleteStanza, ExitCode, Failure, MESSAGE_LIMIT, MeshFacts, PayloadHead,
-    RemoveRepository, ReplaceRepository, Request, SegmentReply, TerminateSession, UpdateRepository,
+    AcceptLoss, AdoptStanza, DeleteStanza, ExitCode, Failure, MESSAGE_LIMIT, MeshFacts, PayloadHead, RemoveRepository,
+    ReplaceRepository, Request, TerminateSession, UpdateRepository, VerifyEvent,
 };
 use pgmesh_raft::{LogIndex, SessionId};
 use pgmesh_runtime::tasks;
-use pgmesh_storage::{LARGEST_SINGLE_OBJECT, parts_of};
+use pgmesh_storage::StanzaName;
 use pgmesh_transport::{JoinPlace, Peer, Role, Session, Stream, StreamError};
 use serde::Serialize;
 use std::net::IpAddr;
@@ -27,6 +31,7 @@ use tokio::sync::mpsc;
 /// Memory that an answer takes until it is sent: as it was stored, and decrypted. A segment is 16 MiB unless a cluster
 /// was made with larger ones.
 const SEGMENT_READ: u64 = 32 << 20;
+/// The same of a chunk that another node asks for.
 const CHUNK_READ: u64 = 2 << 20;
 
 /// One connection.
@@ -37,12 +42,14 @@ pub(crate) struct Served {
     remote: IpAddr,
     number: ConnectionNumber,
     place: Option<Arc<JoinPlace>>,
+    asker: Asker,
 }
 
 impl Served {
     /// A connection, whose peer is `actor` in the audit trail.
     pub fn new(node: Arc<Node>, session: &Session, actor: String, number: ConnectionNumber) -> Self {
         Self {
+            asker: Asker::new(&node, session),
             node,
             peer: session.peer().clone(),
             actor,
@@ -69,15 +76,17 @@ impl Served {
 }
 
 async fn serve_stream(served: Arc<Served>, mut stream: Stream) {
-    let request = match arrival::receive(&served.peer, &mut stream).await {
-        Ok(Ok(request)) => request,
+    if let Err(error) = stream.wait_for_place().await {
+        tracing::debug!(actor = served.actor, %error, "a request was refused");
+        return;
+    }
+    let received = arrival::receive(&served.peer, &served.asker, &mut stream).await;
+    let (request, mut message) = match received {
+        Ok(Ok(received)) => received,
         Ok(Err(refusal)) => {
             tracing::warn!(actor = served.actor, "refused: {refusal}");
-            let told = reply::<()>(&mut stream, Err(refusal))
-                .await
-                .and_then(|()| stream.finish());
-            if told.is_ok() {
-                drop(stream.delivered().await);
+            if reply::<()>(&mut stream, Err(refusal)).await.is_ok() {
+                drop(memory::delivered(&mut stream).await);
             }
             return;
         }
@@ -86,6 +95,9 @@ async fn serve_stream(served: Arc<Served>, mut stream: Stream) {
             return;
         }
     };
+    if memory::is_held_for(&served.node, &request) {
+        message = None;
+    }
     let name = request.name();
     let _serving = served.node.backups.serving(served.number);
     let allowed = authorize(&served.peer, &request)
@@ -94,7 +106,7 @@ async fn serve_stream(served: Arc<Served>, mut stream: Stream) {
         .and_then(|()| served.check_draining(&request))
         .and_then(|()| served.node.check_past(&request));
     let result = match allowed {
-        Ok(()) => served.answer(request, &mut stream).await,
+        Ok(()) => Box::pin(served.answer(request, &mut stream)).await,
         Err(refusal) => {
             // Nothing of it is needed while the refusal is on its way.
             drop(request);
@@ -102,10 +114,14 @@ async fn serve_stream(served: Arc<Served>, mut stream: Stream) {
             reply::<()>(&mut stream, Err(refusal)).await
         }
     };
-    match result.and_then(|()| stream.finish()) {
-        // Wait until the reply has arrived: a node that stops must not cut it off.
-        Ok(()) => drop(stream.delivered().await),
-        Err(error) => tracing::debug!(actor = served.actor, request = name, %error, "a reply was not delivered"),
+    drop(message);
+    // Wait until the reply has arrived: a node that stops must not cut it off.
+    let delivered = match result {
+        Ok(()) => memory::delivered(&mut stream).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = delivered {
+        tracing::debug!(actor = served.actor, request = name, %error, "a reply was not delivered");
     }
 }
 
@@ -123,40 +139,8 @@ impl Served {
                 };
                 reply(stream, Ok(facts)).await
             }
-            Request::PushSegment(mut push) => {
-                if let Err(failure) = node.archive.expects(&push) {
-                    return logged::<()>(stream, "archive-push", Err(failure)).await;
-                }
-                push.server.address = self.remote.to_string();
-                if parts_of(push.payload.plain_length).is_some() {
-                    return self.push_parts(push, stream).await;
-                }
-                let held = self.hold_copies(push.payload).await;
-                let body = body(stream, push.payload, LARGEST_SINGLE_OBJECT).await?;
-                let source = MapSource::of(&push, &body, &held);
-                let (stanza, file) = (push.stanza.clone(), push.file.clone());
-                let server = push.server.clone();
-                let pushed = node.archive.push_segment(actor, push, body, held).await;
-                let refusal = pushed.as_ref().err();
-                let refusal = refusal.map(|failure| (failure, node.catalog.view().applied().unwrap_or_default()));
-                node.archive.refused.note(&stanza, actor, &server, &file, refusal);
-                let is_new = pushed.as_ref().is_ok_and(|pushed| !pushed.already && !pushed.aside);
-                let answered = logged(stream, "archive-push", pushed).await;
-                // After the answer: PostgreSQL waits for the push, and for nothing else.
-                if let Some(source) = source.filter(|_| is_new) {
-                    self.node.archive.clone().map_later(source);
-                }
-                answered
-            }
-            Request::GetSegment(get) => {
-                let _held = node.budget.hold(SEGMENT_READ).await;
-                match self.node.archive.get_segment(get).await {
-                    Ok(Got::Said(said)) => reply(stream, Ok(said)).await,
-                    Ok(Got::Whole(found, body)) => reply_with_body(stream, Ok((found, Some(body)))).await,
-                    Ok(Got::Parts(file)) => self.send_parts(&file, stream).await,
-                    Err(failure) => reply_with_body::<SegmentReply>(stream, Err(failure)).await,
-                }
-            }
+            Request::PushSegment(push) => Box::pin(self.push_segment(push, stream)).await,
+            Request::GetSegment(get) => Box::pin(self.get_segment(get, stream)).await,
             Request::BeginBackup(begin) => {
                 logged(
                     stream,
@@ -166,12 +150,12 @@ impl Served {
                 .await
             }
             Request::BeginRestore(begin) => {
-                logged(
-                    stream,
-                    "restore",
-                    node.backups.begin_restore(actor, begin, self.number).await,
-                )
-                .await
+                let stanza = begin.stanza.clone();
+                let begun = node.backups.begin_restore(actor, begin, self.number).await;
+                if begun.is_ok() {
+                    self.note_bytes("restore", Some(&stanza), 0);
+                }
+                logged(stream, "restore", begun).await
             }
             Request::ResumeSession(resume) => {
                 let resumed = node.backups.resume_session(actor, &resume, self.number).await;
@@ -184,32 +168,8 @@ impl Served {
                     .and_then(|()| node.backups.query_chunks(&query));
                 reply(stream, known).await
             }
-            Request::PutChunk(put) => {
-                if let Err(failure) = self.check_held(put.session) {
-                    return reply::<u64>(stream, Err(failure)).await;
-                }
-                let held = self.hold_copies(put.payload).await;
-                let body = body(stream, put.payload, CHUNK_BODY_LIMIT).await?;
-                reply(stream, node.backups.put_chunk(put, body, held).await).await
-            }
-            Request::CommitBackup(commit) => {
-                let copies = commit.manifest.length.saturating_mul(4);
-                let memory = copies.saturating_add(commit.manifest.plain_length);
-                let held = Arc::new(node.budget.hold(memory).await);
-                let body = body(stream, commit.manifest, CHUNK_BODY_LIMIT).await?;
-                if let Err(failure) = self.check_held(commit.session) {
-                    // The session ends with its commit: who asks again has not heard that it succeeded.
-                    let done = node.backups.committed_before(&commit).await;
-                    let answer = done.and_then(|done| done.ok_or(failure));
-                    return logged(stream, "backup", answer).await;
-                }
-                logged(
-                    stream,
-                    "backup",
-                    node.backups.commit_backup(actor, commit, body, held).await,
-                )
-                .await
-            }
+            Request::PutChunk(put) => Box::pin(self.put_chunk(put, stream)).await,
+            Request::CommitBackup(commit) => Box::pin(self.commit_backup(commit, stream)).await,
             Request::EndSession(end) => {
                 if self.check_held(end.session).is_ok() {
                     let session = SessionId(LogIndex(end.session));
@@ -219,24 +179,47 @@ impl Served {
                 }
                 reply(stream, Ok(())).await
             }
-            Request::ChangeMaps(ask) => reply(stream, node.archive.change_maps(ask).await).await,
+            Request::ChangeMaps(ask) => {
+                // The node takes memory for itself to make maps: none is held meanwhile.
+                let maps = node.archive.change_maps(ask).await;
+                let held = self.asker.hold(stream, MESSAGE_LIMIT as u64).await?;
+                memory::answer(stream, &held, maps.map(|maps| (maps, None))).await
+            }
+            Request::GetChunk(get) => Box::pin(self.get_chunk(get, stream)).await,
+            Request::GetPieces(get) => Box::pin(self.get_pieces(get, stream)).await,
+            other => match memory::cost_of_answer(node, &other) {
+                Some(cost) => self.answer_at_length(other, cost, stream).await,
+                None => self.administer(other, stream).await,
+            },
+        }
+    }
+
+    /// The requests with answers that may be long.
+    async fn answer_at_length(&self, request: Request, cost: u64, stream: &mut Stream) -> Result<(), StreamError> {
+        let node = &*self.node;
+        let held = self.asker.hold(stream, cost).await?;
+        match request {
+            Request::Info(ask) => {
+                let info = node.info(&self.peer, ask).await;
+                memory::answer(stream, &held, info.map(|info| (info, None))).await
+            }
             Request::GetManifest(get) => {
-                let read = node
-                    .reads
-                    .get_manifest(get)
-                    .await
-                    .map(|(head, body)| (head, Some(body)));
-                reply_with_body(stream, read).await
+                let (what, stanza) = (format!("manifest of backup {}", get.label), get.stanza.clone());
+                let read = node.reads.get_manifest(get).await;
+                let read = read.map(|(head, body)| (head, Some(body)));
+                self.note_read(&what, Some(&stanza), &read);
+                memory::answer(stream, &held, read).await
             }
-            Request::GetChunk(get) => {
-                let _held = node.budget.hold(node.reads.cost_of_chunk(get.digest)).await;
-                let read = node.reads.get_chunk(get).await.map(|(head, body)| (head, Some(body)));
-                reply_with_body(stream, read).await
+            Request::ListRepository(list) => {
+                let listed = node.list_repository(list, self.peer.is_node()).await;
+                memory::answer(stream, &held, listed.map(|listed| (listed, None))).await
             }
-            Request::GetPieces(get) => {
-                let _held = node.budget.hold(node.reads.cost_of_chunk(get.digest)).await;
-                let read = node.reads.get_pieces(get).await.map(|(head, body)| (head, Some(body)));
-                reply_with_body(stream, read).await
+            Request::ReadRepository(read) => {
+                let what = format!("repo-get of repo{}/{}", read.repo, read.path);
+                let read = node.read_repository(read, self.peer.is_node()).await;
+                let read = read.map(|(head, body)| (head, Some(body)));
+                self.note_read(&what, None, &read);
+                memory::answer(stream, &held, read).await
             }
             other => self.administer(other, stream).await,
         }
@@ -246,7 +229,6 @@ impl Served {
     async fn administer(&self, request: Request, stream: &mut Stream) -> Result<(), StreamError> {
         let (node, actor) = (&*self.node, self.actor.as_str());
         match request {
-            Request::Info(ask) => reply(stream, node.info(&self.peer, ask).await).await,
             Request::ChoosePrior(ask) => reply(stream, node.choose_prior(ask).await).await,
             Request::ChooseBackup(ask) => reply(stream, node.choose_backup(ask).await).await,
             Request::ArchiveStatus(ask) => reply(stream, node.archive_status(ask).await).await,
@@ -283,14 +265,6 @@ impl Served {
                 logged(stream, "catalog-accept-loss", node.accept_loss(actor, position).await).await
             }
             Request::Annotate(annotate) => reply(stream, node.annotate(actor, annotate).await).await,
-            Request::ListRepository(list) => reply(stream, node.list_repository(list, self.peer.is_node()).await).await,
-            Request::ReadRepository(read) => {
-                let read = node
-                    .read_repository(read, self.peer.is_node())
-                    .await
-                    .map(|(head, body)| (head, Some(body)));
-                reply_with_body(stream, read).await
-            }
             Request::Invite(invite) => {
                 let invited = match self.member() {
                     Ok(member) => node.invite(actor, member.key.0, invite).await,
@@ -324,10 +298,24 @@ impl Served {
 
     /// Passes a verification's events on as they come.
     async fn verify(&self, request: pgmesh_protocol::VerifyRequest, stream: &mut Stream) -> Result<(), StreamError> {
+        // Objects are read to the end, several at once: a client verifies once at a time.
+        let wait = self.node.backups.verifications.begin(self.asker.account());
+        let began = tokio::select! {
+            began = wait => began,
+            gone = stream.given_up() => return Err(gone),
+        };
+        let _counted = match began {
+            Ok(counted) => counted,
+            Err(busy) => return reply(stream, Ok(VerifyEvent::Failed(busy))).await,
+        };
+        let stanza = request.stanza.clone();
         let (sink, mut events) = mpsc::channel(64);
         let run = self.node.verify(&self.peer, request, sink);
         let pass_on = async {
             while let Some(event) = events.recv().await {
+                if matches!(event, VerifyEvent::Done(_)) {
+                    self.note_bytes("verify", stanza.as_ref(), 0);
+                }
                 reply(stream, Ok(event)).await?;
             }
             Ok(())
@@ -337,13 +325,20 @@ impl Served {
         passed
     }
 
-    /// Memory for a payload on its way into the repositories: compressed, decompressed to be checked, and encrypted
-    /// once for each repository of this node.
-    async fn hold_copies(&self, payload: PayloadHead) -> Arc<Held> {
-        let copies = 1 + self.node.repositories.keys().len() as u64;
-        let memory = payload.length.saturating_mul(copies);
-        let memory = memory.saturating_add(payload.plain_length);
-        Arc::new(self.node.budget.hold(memory).await)
+    /// Notes for the audit trail that the peer has read, if there was something to read.
+    fn note_read<T>(&self, what: &str, stanza: Option<&StanzaName>, read: &Result<(T, Option<Bytes>), Failure>) {
+        if read.is_ok() {
+            self.note_bytes(what, stanza, memory::length_of(read));
+        }
+    }
+
+    /// The same, with the number of bytes. A node reads for others: those are noted where they have asked.
+    fn note_bytes(&self, what: &str, stanza: Option<&StanzaName>, bytes: u64) {
+        if !self.peer.is_node() {
+            let now = self.node.running.now();
+            let read = Read { what, stanza, bytes };
+            self.node.read_log.note(&self.actor, self.remote, &read, now);
+        }
     }
 
     fn check_held(&self, session: u64) -> Result<(), Failure> {

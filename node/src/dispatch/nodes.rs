@@ -106,7 +106,10 @@ impl Served {
             Request::StoreObject(store) => {
                 // As it came, and encrypted once for each repository.
                 let copies = 1 + store.targets.len() as u64;
-                let _held = node.peer_budget.hold(store.payload.length.saturating_mul(copies)).await;
+                let _held = self
+                    .asker
+                    .hold(stream, store.payload.length.saturating_mul(copies))
+                    .await?;
                 let body = body(stream, store.payload, BODY_LIMIT).await?;
                 let (ends, mut ended) = mpsc::channel(store.targets.len().max(1));
                 let pass_on = async {
@@ -123,7 +126,7 @@ impl Served {
                     ObjectName::Segment { .. } => SEGMENT_READ,
                     _ => CHUNK_READ,
                 };
-                let _held = node.peer_budget.hold(memory).await;
+                let _held = self.asker.hold(stream, memory).await?;
                 let (answer, body) = node.read_object(read).await;
                 reply_with_body(stream, Ok((answer, body))).await
             }

@@ -8,7 +8,7 @@ use pgmesh_transport::{Stream, StreamError};
 impl Served {
     pub(super) async fn push_parts(&self, push: PushSegment, stream: &mut Stream) -> Result<(), StreamError> {
         let (node, actor) = (&*self.node, self.actor.as_str());
-        let pushed = node.archive.push_parts(actor, &push, stream).await;
+        let pushed = node.archive.push_parts(actor, &push, &self.asker, stream).await;
         let pushed = match pushed {
             Ok(pushed) => Ok(pushed),
             Err(PushPartsError::Failed(failure)) => Err(failure),

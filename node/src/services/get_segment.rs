@@ -163,6 +163,11 @@ impl PartedFile {
         }
     }
 
+    /// Its plaintext, in bytes.
+    pub(crate) fn plain_length(&self) -> u64 {
+        self.known.plain_length
+    }
+
     /// Its parts, in their order.
     pub(crate) fn parts(&self) -> impl Iterator<Item = FilePart> + use<> {
         FilePart::all(self.of)

@@ -10,6 +10,7 @@ use super::archive::{Plan, Planned, PushError, Read, TRIES, check_header, kept_c
 use super::aside::{Condition, Content};
 use super::joined;
 use crate::archive::Archive;
+use crate::asker::Asker;
 use crate::budget::Held;
 use crate::repositories::{FileWrite, FileWritten, PartToWrite};
 use bytes::Bytes;
@@ -79,6 +80,7 @@ impl Archive {
         &self,
         actor: &str,
         push: &PushSegment,
+        asker: &Asker,
         stream: &mut Stream,
     ) -> Result<PartsPushed, PushPartsError> {
         let incoming = incoming(push)?;
@@ -106,7 +108,7 @@ impl Archive {
         stream.send(&Ok::<_, Failure>(PartsTurn::Send)).await?;
         let condition = plan.filed.condition.take();
         let (sender, parts) = mpsc::channel(1);
-        let receive = self.receive_parts(&incoming, &plan, condition, stream, sender);
+        let receive = self.receive_parts(&incoming, &plan, condition, (asker, stream), sender);
         let write = async {
             self.repositories
                 .write_file(&file, parts)
@@ -152,7 +154,7 @@ impl Archive {
         incoming: &Incoming<'_>,
         plan: &Plan,
         mut condition: Option<Condition>,
-        stream: &mut Stream,
+        (asker, stream): (&Asker, &mut Stream),
         sender: mpsc::Sender<PartToWrite>,
     ) -> Result<Received, PushPartsError> {
         let push = incoming.push;
@@ -162,7 +164,9 @@ impl Archive {
         for part in FilePart::all(incoming.of) {
             let stopping = || Failure::new(ExitCode::Runtime, "the node is stopping").again();
             let turn = turns.clone().acquire_owned().await.map_err(|_| stopping())?;
-            let (payload, held) = self.receive_part(push, part, condition.is_some(), stream).await?;
+            let (payload, held) = self
+                .receive_part(push, part, condition.is_some(), (asker, stream))
+                .await?;
             payload_length += payload.bytes.len() as u64;
             let (payload, plain, inspecting) = inspect(inspector.take(), part, payload).await?;
             inspector = Some(inspecting);
@@ -199,7 +203,7 @@ impl Archive {
         push: &PushSegment,
         part: FilePart,
         is_compared: bool,
-        stream: &mut Stream,
+        (asker, stream): (&Asker, &mut Stream),
     ) -> Result<(Payload, Held), PushPartsError> {
         let silent = |_| StreamError::Stalled { after: STALL_LIMIT };
         let head = tokio::time::timeout(STALL_LIMIT, stream.recv::<PayloadHead>(MESSAGE_LIMIT));
@@ -209,7 +213,7 @@ impl Archive {
         let copies = 1 + self.repositories.keys().len() as u64;
         let compared = if is_compared { 3 * FILE_PART_LENGTH } else { 0 };
         let memory = head.length * copies + head.plain_length + compared;
-        let held = self.budget.hold(memory).await;
+        let held = asker.hold(stream, memory).await?;
         let limit = usize::try_from(FILE_PART_LENGTH).unwrap_or(usize::MAX);
         let body: Bytes = stream.recv_bytes(head.length, limit).await?;
         Ok((joined(head, body)?, held))

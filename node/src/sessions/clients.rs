@@ -8,12 +8,15 @@ use crate::backups::Backups;
 use pgmesh_protocol::{ExitCode, Failure, ResumeSession};
 use pgmesh_raft::{CatalogError, Command, LogIndex, Refusal, Reply, SessionId, SessionKind};
 use pgmesh_runtime::tasks;
+use pgmesh_transport::Account;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// One process has one session, or a few while it looks for its way.
 const MOST_OF_A_CONNECTION: usize = 16;
+/// The sessions of one account at this node: a backup for each of its stanzas, and restores.
+const MOST_OF_AN_ACCOUNT: usize = 128;
 /// So many characters are kept of a holder's description of itself.
 const HOLDER: usize = 200;
 /// So many reasons for the end of sessions, the latest, are remembered for their holders.
@@ -33,13 +36,16 @@ struct Open {
     /// As far as this node knows.
     lease: LogIndex,
     connection: Option<ConnectionNumber>,
+    account: Option<Account>,
     /// When it was attached, or detached, in this process's running time.
     since: Duration,
 }
 
 /// A client's connection.
-#[derive(Default)]
 struct Connection {
+    account: Account,
+    /// Sessions that it is opening.
+    opening: usize,
     /// Requests being served.
     serving: usize,
     /// When the last request was served, in this process's running time.
@@ -55,6 +61,20 @@ struct Inner {
     open: HashMap<SessionId, Open>,
     connections: HashMap<ConnectionNumber, Connection>,
     reasons: VecDeque<(SessionId, String)>,
+}
+
+/// A session that is being opened, counted until dropped.
+struct Opening<'c> {
+    clients: &'c ClientSessions,
+    connection: ConnectionNumber,
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        if let Some(connection) = self.clients.lock().connections.get_mut(&self.connection) {
+            connection.opening = connection.opening.saturating_sub(1);
+        }
+    }
 }
 
 /// A request of a connection, while it is served.
@@ -75,8 +95,14 @@ impl Drop for Serving<'_> {
 
 impl ClientSessions {
     /// A client has connected.
-    pub(crate) fn connected(&self, connection: ConnectionNumber) {
-        self.lock().connections.insert(connection, Connection::default());
+    pub(crate) fn connected(&self, connection: ConnectionNumber, account: Account) {
+        let known = Connection {
+            account,
+            opening: 0,
+            serving: 0,
+            served: Duration::ZERO,
+        };
+        self.lock().connections.insert(connection, known);
     }
 
     /// A connection has ended; its sessions are without a connection now.
@@ -91,26 +117,49 @@ impl ClientSessions {
         }
     }
 
-    /// A connection that opens ever more sessions is refused.
-    fn check_room(&self, connection: ConnectionNumber) -> Result<(), Failure> {
-        let inner = self.lock();
-        let own = inner.open.values().filter(|open| open.connection == Some(connection));
-        match own.count() {
-            0..MOST_OF_A_CONNECTION => Ok(()),
-            open => Err(Failure::new(
-                ExitCode::Protocol,
-                format!("this connection has {open} sessions already"),
-            )),
+    /// Counts a session that is about to be opened. A connection that opens ever more is refused, and so are the
+    /// connections of one account together.
+    fn begin_opening(&self, connection: ConnectionNumber) -> Result<Opening<'_>, Failure> {
+        let mut inner = self.lock();
+        let Some(known) = inner.connections.get(&connection) else {
+            return Err(Failure::new(ExitCode::HostConnect, "the connection has ended meanwhile").again());
+        };
+        let (account, own) = (known.account.clone(), known.opening);
+        let attached = inner.open.values().filter(|open| open.connection == Some(connection));
+        let own = own + attached.count();
+        if own >= MOST_OF_A_CONNECTION {
+            let what = format!("this connection has {own} sessions already");
+            return Err(Failure::new(ExitCode::Protocol, what));
         }
+        let open = inner
+            .open
+            .values()
+            .filter(|open| open.account.as_ref() == Some(&account));
+        let others = inner.connections.values().filter(|known| known.account == account);
+        let of_account = open.count() + others.map(|known| known.opening).sum::<usize>();
+        if account != Account::Mesh && of_account >= MOST_OF_AN_ACCOUNT {
+            let what = format!("{account} have {of_account} sessions at this node already");
+            let remedy = "end processes that restore, or give more than one mesh-node";
+            return Err(Failure::new(ExitCode::HostConnect, what).remedy(remedy).again());
+        }
+        if let Some(known) = inner.connections.get_mut(&connection) {
+            known.opening += 1;
+        }
+        drop(inner);
+        Ok(Opening {
+            clients: self,
+            connection,
+        })
     }
 
     /// A session began, or goes on, on this connection. Not if the connection has ended meanwhile, or if the holder has
     /// moved on: the session would never be detached.
     pub(crate) fn attach(&self, session: SessionId, terms: Terms, now: Duration) -> Result<(), Failure> {
         let mut inner = self.lock();
-        if !inner.connections.contains_key(&terms.connection) {
+        let Some(connection) = inner.connections.get(&terms.connection) else {
             return Err(Failure::new(ExitCode::HostConnect, "the connection has ended meanwhile").again());
-        }
+        };
+        let account = Some(connection.account.clone());
         if inner.open.get(&session).is_some_and(|open| open.turn > terms.turn) {
             return Err(Failure::from(Refusal::SessionMoved(session)).again());
         }
@@ -119,6 +168,7 @@ impl ClientSessions {
             turn: terms.turn,
             lease: terms.lease,
             connection: Some(terms.connection),
+            account,
             since: now,
         };
         inner.open.insert(session, open);
@@ -289,7 +339,7 @@ impl Backups {
         ack: usize,
         connection: ConnectionNumber,
     ) -> Result<SessionId, Failure> {
-        self.clients.check_room(connection)?;
+        let _counted = self.clients.begin_opening(connection)?;
         let opening = self.sessions.opening();
         let session = match self.catalog.propose_as(actor, opening.request, open).await? {
             Reply::Session(session) => session,
@@ -411,7 +461,7 @@ mod tests {
     #[test]
     fn a_session_is_never_tied_to_a_connection_that_has_ended() {
         let (clients, session) = (ClientSessions::default(), SessionId(LogIndex(7)));
-        clients.connected(1);
+        clients.connected(1, Account::Mesh);
         clients.disconnected(1, at(0));
         let refused = clients.attach(session, terms(0, 1), at(1)).unwrap_err();
         assert!(refused.again, "{refused}");
@@ -419,23 +469,54 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_sends_is_bounded() {
+    fn the_sessions_of_a_connection_are_bounded() {
         let clients = ClientSessions::default();
-        clients.connected(1);
+        clients.connected(1, Account::Mesh);
+        clients.connected(2, Account::Mesh);
         for number in 0..MOST_OF_A_CONNECTION as u64 {
-            clients.check_room(1).unwrap();
+            drop(clients.begin_opening(1).unwrap());
             clients.attach(SessionId(LogIndex(number)), terms(0, 1), at(0)).unwrap();
         }
-        assert_eq!(clients.check_room(1).unwrap_err().code, ExitCode::Protocol);
-        assert!(clients.check_room(2).is_ok());
+        let refused = |connection| clients.begin_opening(connection).err().map(|failure| failure.code);
+        assert_eq!((refused(1), refused(2)), (Some(ExitCode::Protocol), None));
         assert_eq!(holder_words(&"ä".repeat(1000)).chars().count(), HOLDER);
+    }
+
+    /// Also by many connections, by sessions that are just being opened, and by sessions whose connection has ended.
+    #[test]
+    fn the_sessions_of_one_account_are_bounded_and_others_have_theirs() {
+        let clients = ClientSessions::default();
+        let of = |name: &str| Account::of_stanzas(&[name.parse().unwrap()]);
+        let mut opening = Vec::new();
+        for number in 0..MOST_OF_AN_ACCOUNT as u64 {
+            clients.connected(number, of("a"));
+            match number % 3 {
+                0 => opening.push(clients.begin_opening(number).unwrap()),
+                kind => {
+                    let session = SessionId(LogIndex(number));
+                    clients.attach(session, terms(0, number), at(0)).unwrap();
+                    if kind == 1 {
+                        clients.disconnected(number, at(0));
+                    }
+                }
+            }
+        }
+        clients.connected(1000, of("a"));
+        clients.connected(1001, of("b"));
+        let refused = clients.begin_opening(1000).err().unwrap();
+        assert!(refused.again, "another node may have room: {refused}");
+        let what = "the clients of stanza a have 128 sessions at this node already";
+        assert_eq!(refused.what, what);
+        assert!(clients.begin_opening(1001).is_ok());
+        opening.pop();
+        assert!(clients.begin_opening(1000).is_ok());
     }
 
     #[test]
     fn a_move_that_comes_late_takes_nothing_away() {
         let (clients, session) = (ClientSessions::default(), SessionId(LogIndex(7)));
-        clients.connected(1);
-        clients.connected(2);
+        clients.connected(1, Account::Mesh);
+        clients.connected(2, Account::Mesh);
         clients.attach(session, terms(1, 1), at(0)).unwrap();
         clients.attach(session, terms(2, 2), at(0)).unwrap();
         assert!(clients.attach(session, terms(1, 1), at(0)).is_err());
@@ -450,7 +531,7 @@ mod tests {
     #[test]
     fn a_session_is_quiet_since_its_connection_last_asked_for_something() {
         let (clients, session) = (ClientSessions::default(), SessionId(LogIndex(7)));
-        clients.connected(1);
+        clients.connected(1, Account::Mesh);
         clients.attach(session, terms(0, 1), at(10)).unwrap();
         let quiet = |now| clients.quiet(now)[0].2;
         assert_eq!(quiet(at(15)), at(5));

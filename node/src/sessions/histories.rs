@@ -182,7 +182,7 @@ impl World {
             incarnation: 0,
         };
         let nodes: Vec<Node> = (0..NODES).map(node).collect();
-        nodes[0].clients.connected(1);
+        nodes[0].clients.connected(1, pgmesh_transport::Account::Mesh);
         let terms = Terms {
             ack: 1,
             turn: 0,
@@ -284,7 +284,9 @@ impl World {
             self.connections += 1;
             self.turn += 1;
             let (turn, connection) = (self.turn, self.connections);
-            self.nodes[node].clients.connected(connection);
+            self.nodes[node]
+                .clients
+                .connected(connection, pgmesh_transport::Account::Mesh);
             self.at = Some((node, connection));
             self.asked = self.now;
             self.later(node, Event::Resume { turn, connection });

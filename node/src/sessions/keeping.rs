@@ -30,6 +30,7 @@ impl Backups {
             let now = self.running.now();
             self.end_quiet_sessions(now).await;
             self.notice_ended_sessions();
+            self.audit_reads();
             let look = LOOK.min(self.settings.sessions.orphaned / 4);
             let is_due = looked.is_none_or(|looked| now.saturating_sub(looked) >= look);
             if !is_due || (looked.is_some() && sightings.is_empty() && !self.may_have_unheld()) {

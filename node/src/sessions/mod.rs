@@ -6,6 +6,7 @@
 //! clients  backups and restores of this node's clients, each of one connection at a time
 //!   └────── keeping ── sightings, running_time    ends sessions without a holder, or without progress
 //! silences (by the leader)                        ends the sessions of dead nodes
+//! verifying                                       few verifications for clients at once
 //! ```
 //!
 //! The catalog says which node keeps a session alive, since when (its lease), and by which request it was opened. No
@@ -22,11 +23,13 @@ mod sightings;
 mod silences;
 #[cfg(test)]
 mod tests;
+mod verifying;
 
 pub(crate) use clients::{ClientSessions, ConnectionNumber, ResumeKey, holder_words};
 pub use own::{OpenSession, SharedSession};
 pub(crate) use running_time::RunningTime;
 pub(crate) use silences::Silences;
+pub(crate) use verifying::Verifications;
 
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
 //! One repository: objects by name, sealed on the way in and checked on the way out.
 
+mod bounded;
 mod listing;
 mod marks;
 mod open;
@@ -9,10 +10,9 @@ use pgmesh_runtime::tasks;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
-use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
+use bytes::Bytes;
 use object_store::path::Path as Location;
-use object_store::{GetOptions, GetResultPayload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use zeroize::Zeroizing;
 
 pub use self::listing::Listed;
@@ -470,32 +470,11 @@ async fn create(store: &dyn ObjectStore, path: &str, object: PutPayload) -> Resu
 
 /// Reads a whole object of no more than the greatest possible length.
 async fn read(store: &dyn ObjectStore, path: &str, longest: u64) -> Result<Bytes, StoreError> {
-    let failed = |error| StoreError::from_store("reading", path, error);
     let result = store
         .get_opts(&location("reading", path)?, GetOptions::default())
         .await
-        .map_err(failed)?;
-    let too_long = |length| StoreError::damaged(path, Damage::TooLong { length });
-    // Bounded before anything is allocated.
-    let length = result.meta.size;
-    if length > longest {
-        return Err(too_long(length));
-    }
-    if let GetResultPayload::File(..) = result.payload {
-        return result.bytes().await.map_err(failed);
-    }
-    // A store may send more bytes than the size that it announced.
-    let mut content = BytesMut::with_capacity(usize::try_from(length).unwrap_or_default());
-    let mut pieces = result.into_stream();
-    while let Some(piece) = pieces.next().await {
-        let piece = piece.map_err(failed)?;
-        let sum = content.len() as u64 + piece.len() as u64;
-        if sum > longest {
-            return Err(too_long(sum));
-        }
-        content.extend_from_slice(&piece);
-    }
-    Ok(content.freeze())
+        .map_err(|error| StoreError::from_store("reading", path, error))?;
+    bounded::collect(result, path, longest).await
 }
 
 /// The most bytes that may lie at a path.

@@ -153,6 +153,15 @@ pub(super) struct Wire {
 
 impl Wire {
     pub(super) async fn to(server: &str) -> Self {
+        Self::with_pause(server, Duration::ZERO).await
+    }
+
+    /// A wire that passes a datagram of the server every few milliseconds.
+    pub(super) async fn slow_to(server: &str) -> Self {
+        Self::with_pause(server, Duration::from_millis(12)).await
+    }
+
+    async fn with_pause(server: &str, pause: Duration) -> Self {
         let server: SocketAddr = server.parse().unwrap();
         let (front, back) = (
             UdpSocket::bind("127.0.0.1:0").await.unwrap(),
@@ -161,7 +170,7 @@ impl Wire {
         back.connect(server).await.unwrap();
         let address = front.local_addr().unwrap().to_string();
         let cut = Arc::new(AtomicBool::new(false));
-        tokio::spawn(pass(front, back, cut.clone()));
+        tokio::spawn(pass(front, back, cut.clone(), pause));
         Self { address, cut }
     }
 
@@ -191,7 +200,7 @@ impl Wire {
     }
 }
 
-async fn pass(front: UdpSocket, back: UdpSocket, cut: Arc<AtomicBool>) {
+async fn pass(front: UdpSocket, back: UdpSocket, cut: Arc<AtomicBool>, pause: Duration) {
     let (mut upward, mut downward, mut client) = (vec![0; 65536], vec![0; 65536], None);
     loop {
         tokio::select! {
@@ -206,6 +215,9 @@ async fn pass(front: UdpSocket, back: UdpSocket, cut: Arc<AtomicBool>) {
                 }
             }
             Ok(length) = back.recv(&mut downward) => {
+                if !pause.is_zero() {
+                    tokio::time::sleep(pause).await;
+                }
                 if let (Some(client), false) = (client, cut.load(Ordering::Acquire)) {
                     let _ = front.send_to(&downward[..length], client).await;
                 }
