@@ -12,10 +12,10 @@ use pgmesh_protocol::{
     CertificateInfo, CertificatePage, CertificateRevoked, ExitCode, Failure, ListCertificates, RevokeCertificates,
     RevokedCertificates, now_unix, utc,
 };
-use pgmesh_raft::command::{NoteCertificate, RevokeCertificates as Revoke};
+use pgmesh_raft::command::{AuthorityCommand, NoteCertificate, NoteIssued, RevokeCertificates as Revoke};
 use pgmesh_raft::{
-    CERTIFICATES, CatalogError, CertificateRecord, CertificateRole, Command, ReadError, Refusal, Reply, Revocation,
-    View, limits, short_key,
+    AUTHORITIES, CERTIFICATES, CatalogError, CertificateRecord, CertificateRole, Command, ReadError, Refusal, Reply,
+    Revocation, View, limits, short_key,
 };
 use pgmesh_runtime::tasks;
 use pgmesh_transport::{MemberCertificate, Role};
@@ -54,11 +54,15 @@ pub(crate) fn actor_of(member: &MemberCertificate) -> String {
     format!("{} {} ({})", member.role.kind(), member.name, short_key(&member.key.0))
 }
 
-/// The revocation of a key under a name: its own, or if the catalog has not seen the key, that of the name.
-pub(crate) fn revocation(view: &View, key: &[u8; 32], name: &str) -> Result<Option<Revocation>, ReadError> {
-    match view.certificate(key)? {
+/// The revocation of a certificate: its key's own, or if the catalog has not seen the key, that of its name, unless the
+/// certificate was issued later.
+pub(crate) fn revocation(view: &View, member: &MemberCertificate) -> Result<Option<Revocation>, ReadError> {
+    match view.certificate(&member.key.0)? {
         Some(record) => Ok(record.revoked),
-        None => view.revoked_name(name),
+        None => {
+            let barred = view.revoked_name(member.name.as_str())?;
+            Ok(barred.filter(|barred| barred.bars(member.issued_at())))
+        }
     }
 }
 
@@ -110,12 +114,10 @@ impl Node {
             not_after: member.not_after,
             is_renewed: false,
         };
+        let command = note_command(&view, note, member);
         let (node, actor) = (self.clone(), actor_of(member));
         tasks::spawn("certificate", async move {
-            let noted = node
-                .catalog
-                .propose(&actor, Command::NoteCertificate(Box::new(note)))
-                .await;
+            let noted = node.catalog.propose(&actor, command).await;
             if let Err(error) = noted {
                 tracing::warn!(actor, %error, "a certificate that is in use is not noted");
             }
@@ -124,8 +126,12 @@ impl Node {
 
     /// The catalog notes that a member's certificate is renewed, in its row where it has one, and in the audit trail.
     /// The key stays.
-    pub(crate) async fn note_renewal(&self, member: &MemberCertificate, not_after: i64) -> Result<(), Failure> {
-        let actor = actor_of(member);
+    pub(crate) async fn note_renewal(
+        &self,
+        member: &MemberCertificate,
+        renewed: &MemberCertificate,
+    ) -> Result<(), Failure> {
+        let (actor, not_after) = (actor_of(member), renewed.not_after);
         let view = self.catalog.view();
         if let Worth::Nothing { why, .. } = worth(&view, member) {
             return Err(Failure::new(ExitCode::Crypto, why).remedy(JOIN_AGAIN));
@@ -134,16 +140,20 @@ impl Node {
         let command = match noted_role(&member.role) {
             Some(role) if self.notes_certificates()? && !self.is_administrator_of_a_node(&member.key.0)? => {
                 let known = view.certificate(&member.key.0)?;
-                if known.is_some_and(|known| !gains(known.not_after)) {
+                let is_of_same = view
+                    .issuer(&member.key.0)?
+                    .is_none_or(|issuer| issuer == renewed.authority);
+                if is_of_same && known.is_some_and(|known| !gains(known.not_after)) {
                     return Ok(());
                 }
-                Command::NoteCertificate(Box::new(NoteCertificate {
+                let note = NoteCertificate {
                     key: member.key.0,
                     name: member.name.to_string(),
                     role,
                     not_after,
                     is_renewed: true,
-                }))
+                };
+                note_command(&view, note, renewed)
             }
             _ if !gains(member.not_after) => return Ok(()),
             _ => Command::Audit {
@@ -194,6 +204,20 @@ impl Node {
             other => Err(unexpected(&other)),
         }
     }
+}
+
+/// The command that notes a certificate, as far as the mesh knows how.
+fn note_command(view: &View, certificate: NoteCertificate, member: &MemberCertificate) -> Command {
+    let levels = view.levels().unwrap_or_default();
+    if levels.current < AUTHORITIES {
+        return Command::NoteCertificate(Box::new(certificate));
+    }
+    AuthorityCommand::Note(NoteIssued {
+        certificate,
+        issued_at: member.issued_at(),
+        authority: member.authority,
+    })
+    .into()
 }
 
 /// Refuses a request of a member whose certificate is over.

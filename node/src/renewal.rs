@@ -6,7 +6,7 @@ use crate::certificates::JOIN_AGAIN;
 use crate::init::CERTIFICATE_VALIDITY;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure, JoinAccepted, RenewCertificate, now_unix};
-use pgmesh_transport::{Identity, MemberCertificate, Role, Server, key_of_request};
+use pgmesh_transport::{Identity, MemberCertificate, MeshCa, Role, Server, key_of_request};
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -34,16 +34,16 @@ impl Node {
     }
 
     /// The certificates that were renewed.
-    fn renew_own(&self, server: &Server) -> Result<Vec<MemberCertificate>, Failure> {
+    pub(crate) fn renew_own(&self, server: &Server) -> Result<Vec<MemberCertificate>, Failure> {
         let mut all = Vec::new();
-        if let Some(renewed) = self.renewed(&self.layout.admin())? {
+        if let Some(renewed) = self.renewed(&self.layout.admin(), &self.authority()?)? {
             tracing::info!(
                 expires = renewed.expires_at(),
                 "the administrator's certificate is renewed"
             );
             all.push(renewed.member().clone());
         }
-        let Some(renewed) = self.renewed(&self.layout.identity())? else {
+        let Some(renewed) = self.renewed(&self.layout.identity(), &self.authority_of_nodes()?)? else {
             return Ok(all);
         };
         server
@@ -57,31 +57,41 @@ impl Node {
     }
 
     /// They count without it: the node has the authority.
-    async fn audit_renewals(&self, renewed: &[MemberCertificate]) {
+    pub(crate) async fn audit_renewals(&self, renewed: &[MemberCertificate]) {
         for member in renewed {
-            if let Err(failure) = self.note_renewal(member, member.not_after).await {
+            if let Err(failure) = self.note_renewal(member, member).await {
                 tracing::warn!(error = %failure, "a renewal is not in the audit trail");
             }
         }
     }
 
-    /// The identity in a directory with a new certificate for its key, kept there, when it is due.
-    fn renewed(&self, directory: &Path) -> Result<Option<Identity>, Failure> {
+    /// The identity in a directory with a new certificate of this authority for its key, kept there, when it is due or
+    /// of another authority.
+    fn renewed(&self, directory: &Path, authority: &MeshCa) -> Result<Option<Identity>, Failure> {
         let identity =
             Identity::load(directory).map_err(|error| crypto("a certificate of this node cannot be read", &error))?;
         let member = identity.member();
-        if !is_due(member.not_before, member.not_after, now_unix()) {
+        let vouched: Vec<Vec<u8>> = self
+            .catalog
+            .view()
+            .rotation()?
+            .map(|known| known.vouched)
+            .into_iter()
+            .collect();
+        let id = authority.id();
+        let is_of_other =
+            id.map_err(|error| crypto("the mesh's authority cannot be used", &error))? != member.authority;
+        if !is_of_other && !is_due(member.not_before, member.not_after, now_unix()) {
             return Ok(None);
         }
         let csr = identity
             .renewal_csr_der()
             .map_err(|error| crypto("a certificate request cannot be made", &error))?;
-        let authority = self.authority()?;
         let certificate = authority
             .sign_csr(&csr, &member.role, &member.name, CERTIFICATE_VALIDITY)
             .map_err(|error| crypto("the certificate could not be signed", &error))?;
         let renewed = identity
-            .renewed(authority.certificate_der(), &certificate)
+            .renewed_under(authority.certificate_der(), &certificate, &vouched)
             .map_err(|error| crypto("the renewed certificate cannot be used", &error))?;
         renewed
             .save_certificate(directory)
@@ -112,7 +122,7 @@ impl Node {
         let renewed = MemberCertificate::parse(&certificate)
             .map_err(|error| crypto("the renewed certificate cannot be read", &error))?;
         // Before it is handed out: what the catalog does not know it cannot keep until the end of it.
-        self.note_renewal(member, renewed.not_after).await?;
+        self.note_renewal(member, &renewed).await?;
         let nodes = self.addresses();
         Ok(JoinAccepted {
             certificate,

@@ -15,7 +15,7 @@ use crate::core::Core;
 use crate::sessions::ConnectionNumber;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure, Request, now_unix};
-use pgmesh_raft::{NodeName, NodeRecord, NodeService, ReadError, Revocation, View};
+use pgmesh_raft::{FIRST_SEEN, NodeName, NodeRecord, NodeService, ReadError, Revocation, View};
 use pgmesh_transport::{MemberCertificate, Peer, Role};
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,7 +61,31 @@ pub(crate) fn worth(view: &View, member: &MemberCertificate) -> Worth {
 }
 
 fn worth_of_issued(view: &View, member: &MemberCertificate) -> Worth {
-    worth_by(revocation(view, &member.key.0, member.name.as_str()), member)
+    match is_of_retired(view, member) {
+        Ok(true) => Worth::Nothing {
+            why: "its certificate is of an authority of the mesh that is retired".to_owned(),
+            is_removed: false,
+        },
+        Ok(false) => worth_by(revocation(view, member), member),
+        Err(error) => Worth::Unknown(chain(&error)),
+    }
+}
+
+/// Whether a certificate is of an authority that counts no more, or an administrator's that nobody had seen before the
+/// authority began to be rotated. A connection that was made by it goes on where its key
+/// has a certificate of a later authority by now.
+fn is_of_retired(view: &View, member: &MemberCertificate) -> Result<bool, ReadError> {
+    let Some(rotation) = view.rotation()? else {
+        return Ok(false);
+    };
+    if rotation.is_under_way() {
+        // A thief of the former authority's key would make administrators.
+        let is_suspect = member.role == Role::Admin && member.authority == rotation.former;
+        let key = &member.key.0;
+        return Ok(is_suspect && (view.certificate(key)?.is_none() || view.issuer(key)? == Some(FIRST_SEEN)));
+    }
+    let is_retired = |authority: &[u8; 20]| *authority == FIRST_SEEN || rotation.retired.contains(authority);
+    Ok(is_retired(&member.authority) && view.issuer(&member.key.0)?.is_none_or(|issuer| is_retired(&issuer)))
 }
 
 /// A revocation that cannot be read may be there.

@@ -251,6 +251,8 @@ calls! {
     42 ListCertificates(ListCertificates) -> CertificatePage, SMALL, "client list";
     /// The certificates of a name count no more, on any node.
     43 RevokeCertificates(RevokeCertificates) -> RevokedCertificates, TEXTS, "client revoke";
+    /// Gives the mesh a new certificate authority, or retires its former one.
+    44 RotateAuthority(RotateAuthority) -> AuthorityRotation, SMALL, "authority rotation";
 
     /// Between nodes: a message of the Raft group. The reply is one, too; both are encoded by the group's own types.
     64 Raft(Consensus) -> Consensus, CONSENSUS_LIMIT, "consensus", reply at most CONSENSUS_LIMIT;
@@ -277,6 +279,8 @@ calls! {
     73 Vouch(Vouch) -> Vouched, SHORT, "word for a node";
     /// Between nodes, to the leader: may this voter lose its vote, or would the others be stuck?
     74 MayLeave(MayLeave) -> (), SMALL, "question whether a voter may leave";
+    /// Between nodes: one of the mesh's certificate authorities while it is rotated, key included.
+    75 AuthorityOf(GetAuthorityOf) -> AuthorityKey, SMALL, "authority of a rotation";
 }
 
 /// Two requests with one number do not compile.
@@ -335,6 +339,8 @@ impl Request {
             | Self::Renew(_)
             | Self::ListCertificates(_)
             | Self::RevokeCertificates(_)
+            | Self::RotateAuthority(_)
+            | Self::AuthorityOf(_)
             | Self::ListNodes(_)
             | Self::ChangeNode(_)
             | Self::Status(_)

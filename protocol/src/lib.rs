@@ -12,6 +12,7 @@
 
 mod admin;
 mod archive;
+mod authority;
 mod backup;
 mod call;
 mod certificates;
@@ -38,6 +39,7 @@ pub use admin::{
     Replaced, RepositoryListing, RepositoryObject, SegmentPresence, SetStopped,
 };
 pub use archive::{ChangeMaps, ChangeMapsReply, GetSegment, PartsTurn, PushSegment, Pushed, SegmentPart, SegmentReply};
+pub use authority::{AuthorityRotation, GetAuthorityOf, RotateAuthority};
 pub use backup::{
     BackupBegun, BeginBackup, BeginRestore, ChunkReply, CommitBackup, CommittedBackup, GetChunk, GetManifest,
     GetPieces, PutChunk, QueryChunks, RestoreBegun, ResumeSession,

@@ -3,9 +3,11 @@
 //! Commands are facts that the proposer vouches for ("these replicas are durable"); whether they may become part of
 //! the catalog is decided by [`apply`](mod@crate::apply) alone.
 
+mod authorities;
 mod members;
 mod orphans;
 
+pub use authorities::{AuthorityCommand, BeginRotation, IssueUnder, NoteAuthority, NoteIssued};
 pub use members::{AdmitNode, HandOutToken, IssueCertificate, NoteCertificate, RevokeCertificates};
 pub use orphans::{DiscardOrphans, NoteOrphans};
 
@@ -15,7 +17,7 @@ use pgmesh_postgres::{PgVersion, SegmentSize, SystemId, TimelineId, WalFileName}
 use pgmesh_storage::{BackupLabel, DbId, Digest, Generation, RepoKey, StanzaName, WrappedKey};
 use serde::{Deserialize, Serialize};
 
-use crate::apply::CERTIFICATES;
+use crate::apply::{AUTHORITIES, CERTIFICATES};
 use crate::model::{
     BackupRecord, Branch, CatalogLoss, Claim, CondemnedChunk, DebtReason, GarbageKey, GarbageObject, LogIndex,
     MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef, PlacedIdentity, Redemption, Replica, RequestId, Server,
@@ -506,6 +508,9 @@ pub enum Command {
     /// Hands out a join token, as `CreateToken`, and remembers who has made it. Refused to a revoked administrator.
     /// Reply: `Done`.
     HandOutToken(Box<HandOutToken>),
+
+    /// Certificates with their authority, and the rotation of that. From level [`AUTHORITIES`].
+    Authority(Box<AuthorityCommand>),
 }
 
 impl Command {
@@ -522,6 +527,7 @@ impl Command {
                 role: TokenRole::Member { .. },
                 ..
             } => CERTIFICATES,
+            Self::Authority(_) => AUTHORITIES,
             _ => 1,
         }
     }
@@ -585,6 +591,7 @@ impl Command {
             Self::NoteCertificate(_) => "note certificate",
             Self::RevokeCertificates(_) => "revoke certificates",
             Self::HandOutToken(_) => "hand out token",
+            Self::Authority(given) => given.name(),
         }
     }
 }

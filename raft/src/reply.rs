@@ -107,4 +107,11 @@ pub enum Reply {
         /// How many; 0 where all had been revoked before.
         certificates: u32,
     },
+    /// The former authority counts no more.
+    CutOff {
+        /// The clients whose certificates were of it: the first of them.
+        names: Vec<String>,
+        /// How many more there are.
+        more: u64,
+    },
 }

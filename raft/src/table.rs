@@ -63,11 +63,13 @@ pub enum Table {
     TokenMakers,
     /// Name in lower case → the revocation: a key that has no row in `Certificates` is refused under it.
     RevokedNames,
+    /// SHA-256 of a public key → the authority that has signed its last certificate; none where that is not known.
+    Issuers,
 }
 
 impl Table {
     /// All tables.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Mesh,
         Self::Nodes,
         Self::Repositories,
@@ -95,6 +97,7 @@ impl Table {
         Self::Certificates,
         Self::TokenMakers,
         Self::RevokedNames,
+        Self::Issuers,
     ];
 
     /// The column family's name.
@@ -128,6 +131,7 @@ impl Table {
             Self::Certificates => "certificates",
             Self::TokenMakers => "token-makers",
             Self::RevokedNames => "revoked-names",
+            Self::Issuers => "certificate-issuers",
         }
     }
 }

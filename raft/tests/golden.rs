@@ -6,9 +6,10 @@
 mod sampler;
 
 use pgmesh_raft::model::{
-    AuditRecord, BackupRecord, CatalogPast, CertificateRecord, ChunkRecord, Debt, Garbage, LastPush, Levels, LogIndex,
-    Lost, MeshRecord, NodeRecord, OrphanScan, Remembered, RepositoryCounters, RepositoryRecord, RequestId, Revocation,
-    SegmentRecord, SessionRecord, SightedOrphan, StanzaRecord, TokenRecord, WithdrawnMarks,
+    AuditRecord, AuthorityId, BackupRecord, CatalogPast, CertificateRecord, ChunkRecord, Debt, Garbage, LastPush,
+    Levels, LogIndex, Lost, MeshRecord, NodeRecord, OrphanScan, Remembered, RepositoryCounters, RepositoryRecord,
+    RequestId, Revocation, Rotation, SegmentRecord, SessionRecord, SightedOrphan, StanzaRecord, TokenRecord,
+    WithdrawnMarks,
 };
 use pgmesh_raft::peers::{PeerReply, PeerRequest};
 use pgmesh_raft::store::RaftState;
@@ -60,6 +61,7 @@ fn records(table: Table) -> Vec<String> {
             lines::<LogIndex>("mesh: positions"),
             lines::<Generation>("mesh: floors"),
             lines::<u64>("mesh: counts"),
+            lines::<Rotation>("mesh: rotation"),
         ]
         .concat(),
         Table::Nodes => lines::<NodeRecord>(name),
@@ -87,6 +89,7 @@ fn records(table: Table) -> Vec<String> {
         Table::Certificates => lines::<CertificateRecord>(name),
         Table::TokenMakers => lines::<[u8; 32]>(name),
         Table::RevokedNames => lines::<Revocation>(name),
+        Table::Issuers => lines::<AuthorityId>(name),
     }
 }
 

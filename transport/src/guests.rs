@@ -233,6 +233,7 @@ mod tests {
             key: Fingerprint([key; 32]),
             not_before: 0,
             not_after: i64::MAX,
+            authority: [0; 20],
         }
     }
 

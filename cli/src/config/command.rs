@@ -22,6 +22,7 @@ pub enum Command {
     Check,
     ClientList,
     ClientRevoke,
+    MeshRotateCa,
     Completions,
     Doctor,
     Help,

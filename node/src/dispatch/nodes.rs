@@ -29,6 +29,9 @@ impl Served {
                 };
                 logged(stream, "client revoke", revoked).await
             }
+            Request::RotateAuthority(asked) => {
+                logged(stream, "mesh rotate-ca", node.rotate_authority(actor, asked).await).await
+            }
             Request::ListNodes(_) => reply(stream, node.list_nodes()).await,
             Request::ChangeNode(ChangeNode { name, change }) => {
                 logged(stream, "node change", node.change_node(actor, &name, change).await).await
@@ -93,6 +96,7 @@ impl Served {
                 logged(stream, "announcement", heard).await
             }
             Request::Authority(_) => logged(stream, "authority", node.hand_over_authority()).await,
+            Request::AuthorityOf(asked) => logged(stream, "authority", node.hand_over_one(&asked.authority)).await,
             Request::BeginAnew(begin) => {
                 let number = match self.member() {
                     Ok(member) => node.renumber(member, begin).await,

@@ -15,7 +15,7 @@ use pgmesh_raft::{
     CatalogError, Command, MeshRecord, NodeName, NodeRecord, Redemption, Refusal, Reply, TokenId, TokenRole,
 };
 use pgmesh_storage::wire;
-use pgmesh_transport::{JoinToken, MemberCertificate, MemberName, MeshCa, Role};
+use pgmesh_transport::{JoinToken, MemberCertificate, MemberName, Role};
 
 /// Addresses in a token: it must stay short enough to be handed over.
 const TOKEN_ADDRESSES: usize = 5;
@@ -137,12 +137,15 @@ impl Node {
         };
         let command = match join.node {
             // The level may have risen since the token was made.
-            None if is_noted || self.notes_certificates()? => Command::IssueCertificate(Box::new(IssueCertificate {
-                redemption,
-                name: name.to_string(),
-                key: key.0,
-                not_after,
-            })),
+            None if is_noted || self.notes_certificates()? => {
+                let issue = IssueCertificate {
+                    redemption,
+                    name: name.to_string(),
+                    key: key.0,
+                    not_after,
+                };
+                self.issue_command(issue, &authority)?
+            }
             None => Command::RedeemToken {
                 redemption,
                 name: name.to_string(),
@@ -258,16 +261,6 @@ impl Node {
             }
         }
         addresses
-    }
-
-    pub(crate) fn authority(&self) -> Result<MeshCa, Failure> {
-        MeshCa::load(&self.layout.ca()).map_err(|error| {
-            Failure::new(
-                ExitCode::Crypto,
-                "the mesh's certificate authority cannot be read on this node",
-            )
-            .because(chain(&error))
-        })
     }
 }
 

@@ -10,8 +10,11 @@ use crate::certificates::{noted_role, revocation};
 use crate::services::admin::node_name;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{CreateInvite, ExitCode, Failure, JoinRequest, now_unix};
-use pgmesh_raft::{CERTIFICATES, CatalogError, Redeemed, Refusal, TokenId, TokenRecord, TokenRole, View};
-use pgmesh_transport::{Fingerprint, JoinPlace, MemberName, Role, key_of_request};
+use pgmesh_raft::command::{AuthorityCommand, IssueCertificate, IssueUnder};
+use pgmesh_raft::{
+    AUTHORITIES, CERTIFICATES, CatalogError, Command, Redeemed, Refusal, TokenId, TokenRecord, TokenRole, View,
+};
+use pgmesh_transport::{Fingerprint, JoinPlace, MemberCertificate, MemberName, MeshCa, Role, key_of_request};
 use std::net::IpAddr;
 
 /// Where a join comes from.
@@ -157,7 +160,13 @@ impl Node {
         }
         let (view, key) = (self.catalog.view(), requested_key(join)?.0);
         let Some(number) = used.node_id else {
-            return match revocation(&view, &key, name.as_str())? {
+            let certificate = MemberCertificate::parse(&used.certificate).map_err(|error| {
+                Failure::new(ExitCode::Crypto, "the certificate of the join cannot be read").because(chain(&error))
+            })?;
+            if certificate.key.0 != key {
+                return other();
+            }
+            return match revocation(&view, &certificate)? {
                 Some(_) => Err(refused(Refusal::CertificateRevoked(name.to_string()))),
                 None => Ok(()),
             };
@@ -193,6 +202,17 @@ impl Node {
             self.refuse_taken(name.as_str(), &key.0)?;
         }
         Ok(key)
+    }
+
+    /// The command that notes a certificate that this authority has signed for a join.
+    pub(super) fn issue_command(&self, issue: IssueCertificate, authority: &MeshCa) -> Result<Command, Failure> {
+        if self.catalog.view().levels()?.current < AUTHORITIES {
+            return Ok(Command::IssueCertificate(Box::new(issue)));
+        }
+        let authority = authority.id().map_err(|error| {
+            Failure::new(ExitCode::Crypto, "the mesh's authority cannot be used").because(chain(&error))
+        })?;
+        Ok(AuthorityCommand::Issue(IssueUnder { issue, authority }).into())
     }
 
     /// `apply` decides; this keeps a join that is refused for certain out of the log.

@@ -236,7 +236,7 @@ pub(super) fn raise_level<B: Base>(step: &mut Step<'_, '_, B>, level: u32) -> Ou
 }
 
 /// The members' names by their numbers.
-fn member_numbers<B: Base>(step: &Step<'_, '_, B>) -> Outcome<BTreeMap<u64, NodeName>> {
+pub(super) fn member_numbers<B: Base>(step: &Step<'_, '_, B>) -> Outcome<BTreeMap<u64, NodeName>> {
     let mut numbers = BTreeMap::new();
     for row in step.txn.records::<NodeRecord>(Table::Nodes, &[]) {
         let (key, record) = row?;

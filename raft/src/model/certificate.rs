@@ -5,6 +5,8 @@ use std::fmt;
 use pgmesh_storage::StanzaName;
 use serde::{Deserialize, Serialize};
 
+use crate::limits;
+
 /// The rights of a certificate's holder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CertificateRole {
@@ -99,6 +101,16 @@ pub struct Revocation {
     pub by: String,
     /// Why, in words. Empty where nothing was said.
     pub why: String,
+}
+
+impl Revocation {
+    /// Whether the revocation of a name counts for a certificate that was issued then, in seconds since the Unix
+    /// epoch, and that has no row: a later one was issued to another holder. Clocks differ, so a little later counts as
+    /// before.
+    #[must_use]
+    pub fn bars(&self, issued_at: i64) -> bool {
+        issued_at <= self.at.saturating_add(limits::BAR_MARGIN)
+    }
 }
 
 /// The first eight bytes of a key's SHA-256, as people compare them.

@@ -182,6 +182,7 @@ pub const COMMANDS: &[CommandSpec] = &[
     },
     clients::LIST,
     clients::REVOKE,
+    clients::ROTATE,
     CommandSpec {
         command: Command::Completions,
         name: "completions",
