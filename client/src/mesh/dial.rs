@@ -91,22 +91,18 @@ fn unreachable<'a>(failed: &[(usize, ConnectError)], silent: impl Iterator<Item 
     if let Some(error) = failed.iter().map(|(_, error)| error).find(|error| error.has_expired()) {
         return Failure::new(ExitCode::Crypto, chain(error)).remedy(JOIN_AGAIN);
     }
-    if !failed.is_empty() && failed.iter().all(|(_, error)| error.is_other_authority()) {
-        let reasons: Vec<String> = failed.iter().map(|(_, error)| chain(error)).collect();
-        return Failure::new(
-            ExitCode::Crypto,
-            "this host does not know the authority of the mesh's nodes",
-        )
-        .because(reasons.join("; "))
-        .remedy(OTHER_AUTHORITY);
-    }
     let mut reasons: Vec<String> = failed.iter().map(|(_, error)| chain(error)).collect();
     let refused_by_all = !failed.is_empty() && failed.iter().all(|(_, error)| !error.is_transient());
     let before = reasons.len();
     reasons.extend(silent.map(|address| format!("connecting to {address}: no answer")));
     let may_change = !refused_by_all || reasons.len() > before;
+    let of_others = failed.iter().filter(|(_, error)| error.is_other_authority());
+    let remedy = match of_others.count() {
+        some if some > 0 && some == failed.len() => OTHER_AUTHORITY,
+        _ => "check mesh-node, and that 'pgmesh node start' runs there",
+    };
     let failure = Failure::new(ExitCode::HostConnect, "no node of the mesh can be reached")
         .because(reasons.join("; "))
-        .remedy("check mesh-node, and that 'pgmesh node start' runs there");
+        .remedy(remedy);
     if may_change { failure.again() } else { failure }
 }
