@@ -44,7 +44,7 @@ impl Stream {
         }
     }
 
-    /// As [`SendHalf::delivered`], at the server. Gives the stream up if nothing of the connection's streams could be
+    /// As [`Stream::delivered`], at the server. Gives the stream up if nothing of the connection's streams could be
     /// sent for `limit`: the peer acknowledges nothing, and would keep the answer in memory for ever. A slow link that
     /// moves is waited for.
     ///
