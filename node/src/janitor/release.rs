@@ -224,7 +224,7 @@ impl Janitor {
             if is_last {
                 return Ok(());
             }
-            self.let_others_through().await;
+            self.let_commits_through(GAP).await;
         }
     }
 
@@ -262,7 +262,7 @@ impl Janitor {
             if page.len() >= AT_ONCE {
                 let command = expired.release(false, std::mem::take(&mut page));
                 is_through &= round.note(self.catalog.propose(self.actor(), command).await)?;
-                self.let_others_through().await;
+                self.let_commits_through(GAP).await;
             }
         }
         if !page.is_empty() {
@@ -279,13 +279,6 @@ impl Janitor {
             round.note(self.catalog.propose(self.actor(), end).await)?;
         }
         Ok(())
-    }
-
-    async fn let_others_through(&self) {
-        let running = self.catalog.view().oldest_backup();
-        if running.is_ok_and(|running| running.is_some()) {
-            tokio::time::sleep(GAP).await;
-        }
     }
 
     /// Reads the manifests of all backups of a stanza, and notes their uses.

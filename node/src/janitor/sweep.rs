@@ -196,7 +196,7 @@ impl Janitor {
                 self.catalog
                     .propose(self.actor(), Command::Trim { repo, chunks })
                     .await?;
-                self.let_commits_through().await;
+                self.let_commits_through(GAP).await;
             }
         }
         Ok(())
@@ -212,7 +212,7 @@ impl Janitor {
             if let Reply::Condemned { chunks } = self.catalog.propose(self.actor(), command).await? {
                 condemned += u64::from(chunks);
             }
-            self.let_commits_through().await;
+            self.let_commits_through(GAP).await;
         }
         Ok(condemned)
     }
@@ -220,22 +220,19 @@ impl Janitor {
     /// Says that no backup seems to use these. Since when they are suspected.
     async fn suspect(&self, chunks: Vec<Digest>) -> Result<LogIndex, Failure> {
         let reply = self.catalog.propose(self.actor(), Command::Suspect { chunks }).await?;
-        self.let_commits_through().await;
+        self.let_commits_through(GAP).await;
         match reply {
             Reply::Suspected { since } => Ok(since),
             other => Err(unexpected(&other)),
         }
     }
 
-    /// A commit is refused when a chunk is suspected or condemned between the commit's look and the commit itself.
-    async fn let_commits_through(&self) {
-        if self
-            .catalog
-            .view()
-            .oldest_backup()
-            .is_ok_and(|running| running.is_some())
-        {
-            tokio::time::sleep(GAP).await;
+    /// Waits a moment while a backup runs: its commit is refused when a replica of a chunk is withdrawn between the
+    /// commit's look and the commit itself.
+    pub(super) async fn let_commits_through(&self, gap: Duration) {
+        let running = self.catalog.view().oldest_backup();
+        if running.is_ok_and(|running| running.is_some()) {
+            tokio::time::sleep(gap).await;
         }
     }
 }

@@ -9,7 +9,7 @@ use pgmesh_protocol::{
     Retained, RetainedBackup, RetainedDatabase, now_unix,
 };
 use pgmesh_raft::command::{self, HoldBackup as Hold};
-use pgmesh_raft::{BackupRecord, CatalogError, Command, ExpiryRefusal, ObjectRef, Refusal, Reply, SegmentRecord, View};
+use pgmesh_raft::{BackupRecord, CatalogError, Command, ExpiryRefusal, ObjectRef, Refusal, Reply, View};
 use pgmesh_storage::{BackupLabel, DbId, RepoKey, StanzaName};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -38,21 +38,20 @@ impl Node {
         need_repository(&view, *repo)?;
         let mut databases = Vec::new();
         for database in &record.databases {
-            let mut rows = view.segments(stanza, database.id, None);
-            let is_kept = |row: Result<(WalFileName, SegmentRecord), _>| {
-                row.map(|(_, record)| record.expired.contains(repo)).map(|gone| !gone)
-            };
+            let mut has_wal = false;
+            for row in view.segments(stanza, database.id, None) {
+                let (_, segment) = row?;
+                has_wal = !segment.expired.contains(repo);
+                if has_wal {
+                    break;
+                }
+            }
             databases.push(RetainedDatabase {
                 id: database.id,
                 archive_id: database.archive_id(),
                 system_id: database.system_id,
                 version: database.version,
-                has_wal: rows
-                    .by_ref()
-                    .map(is_kept)
-                    .find(|kept| !matches!(kept, Ok(false)))
-                    .transpose()?
-                    .is_some(),
+                has_wal,
             });
         }
         let owed = Owed::of(&view, stanza, *repo)?;

@@ -11,8 +11,8 @@
 
 use std::collections::BTreeSet;
 
-use pgmesh_postgres::{SegmentName, TimelineId, WalFileName};
-use pgmesh_storage::{BackupLabel, BackupType, DbId, RepoKey, StanzaName};
+use pgmesh_postgres::{SegmentName, WalFileName};
+use pgmesh_storage::{BackupLabel, BackupType, RepoKey, StanzaName};
 
 use super::objects::{Found, Keepers, need_repository, settle};
 use super::release::{drop_segment, withdraw};
@@ -184,31 +184,6 @@ pub(super) fn hold<B: Base>(step: &mut Step<'_, '_, B>, given: HoldBackup) -> Ou
     })
 }
 
-/// The stretches of WAL that the backups need that a repository keeps.
-fn needed_wal<B: Base>(
-    step: &Step<'_, '_, B>,
-    name: &StanzaName,
-    repo: RepoKey,
-    db: DbId,
-) -> Result<Vec<(SegmentName, SegmentName)>, ReadError> {
-    let kept = backups(step, name)?.into_iter();
-    let kept = kept.filter(|(_, record)| record.db == db && record.is_kept_in(repo));
-    Ok(kept.map(|(_, record)| (record.wal_start, record.wal_stop)).collect())
-}
-
-/// The lowest timeline of a backup that some repository keeps. A recovery asks for the histories from there on; the
-/// answer that one has expired would end it.
-fn lowest_timeline<B: Base>(
-    step: &Step<'_, '_, B>,
-    name: &StanzaName,
-    db: DbId,
-    keepers: &Keepers,
-) -> Result<Option<TimelineId>, ReadError> {
-    let kept = backups(step, name)?.into_iter();
-    let kept = kept.filter(|(_, record)| record.db == db && keepers.all.iter().any(|repo| record.is_kept_in(*repo)));
-    Ok(kept.map(|(_, record)| record.timeline).min())
-}
-
 pub(super) fn expire_wal<B: Base>(step: &mut Step<'_, '_, B>, expire: &ExpireWal) -> Outcome {
     let ExpireWal {
         stanza: name,
@@ -221,9 +196,14 @@ pub(super) fn expire_wal<B: Base>(step: &mut Step<'_, '_, B>, expire: &ExpireWal
     let Some(database) = owner.database(*db).cloned() else {
         return Err(Refusal::UnknownStanza(name.clone()).into());
     };
-    let needed = needed_wal(step, name, *repo, *db)?;
+    let all = backups(step, name)?;
+    let of_database = || all.iter().map(|(_, record)| record).filter(|record| record.db == *db);
+    let kept_here = of_database().filter(|record| record.is_kept_in(*repo));
+    let needed: Vec<_> = kept_here.map(|record| (record.wal_start, record.wal_stop)).collect();
     let keepers = Keepers::read(step)?;
-    let lowest = lowest_timeline(step, name, *db, &keepers)?;
+    // A recovery asks for the histories from its backup's timeline on; the answer that one has expired would end it.
+    let is_kept = |record: &&BackupRecord| keepers.all.iter().any(|repo| record.is_kept_in(*repo));
+    let lowest = of_database().filter(is_kept).map(|record| record.timeline).min();
     let is_probed = |file: WalFileName| match file {
         WalFileName::History(timeline) => lowest.is_some_and(|lowest| lowest <= timeline),
         _ => false,

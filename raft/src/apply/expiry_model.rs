@@ -88,10 +88,8 @@ impl Simulation {
             system_id: cluster(7).system_id,
         };
         self.world.run(begin).unwrap();
-        let name = stanza.clone();
         self.running.insert(stanza, (session, label, chunks.clone(), false));
         self.add(session, chunks, everywhere);
-        drop(name);
     }
 
     fn add(&mut self, session: SessionId, chunks: &BTreeSet<u8>, everywhere: bool) {

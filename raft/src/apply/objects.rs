@@ -15,9 +15,9 @@ use crate::command::{ClaimedObject, NewReplica};
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
 use crate::model::{
-    BackupRecord, ChangeKind, ChunkRecord, Claim, Debt, DebtReason, ExpiredIn, Garbage, GarbageKey, Lost, ObjectRef,
-    Replica, RepositoryCounters, RepositoryRecord, SegmentRecord, SessionId, SessionKind, SessionRecord, StanzaRecord,
-    StoredObject,
+    BackupRecord, ChangeKind, ChunkRecord, Claim, Debt, DebtReason, ExpiredIn, Garbage, GarbageKey, LogIndex, Lost,
+    ObjectRef, Replica, RepositoryCounters, RepositoryRecord, SegmentRecord, SessionId, SessionKind, SessionRecord,
+    StanzaRecord, StoredObject,
 };
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -27,6 +27,18 @@ use crate::table::Table;
 pub(crate) struct Found {
     pub(crate) object: StoredObject,
     pub(crate) archive: Option<ArchiveId>,
+}
+
+impl Found {
+    /// A replica of it that became garbage at `since`.
+    pub(super) fn garbage(&self, since: LogIndex) -> Garbage {
+        Garbage {
+            since,
+            digest: self.object.digest,
+            archive: self.archive,
+            plain_length: self.object.plain_length,
+        }
+    }
 }
 
 /// Looks up an object of any kind. Condemned chunks are not found (invariant 5).
@@ -362,12 +374,7 @@ pub(super) fn place_more<B: Base>(
                 accepted += 1;
             } else {
                 // Nothing will ever refer to the other one.
-                let garbage = Garbage {
-                    since: step.index,
-                    digest: known.object.digest,
-                    archive: known.archive,
-                    plain_length: known.object.plain_length,
-                };
+                let garbage = known.garbage(step.index);
                 throw_away(step, object, *replica, &garbage);
             }
             continue;
@@ -380,12 +387,7 @@ pub(super) fn place_more<B: Base>(
             None => {
                 // A running backup needs the chunk that it brings, wherever it has expired.
                 if !is_brought && has_expired(step.txn, &mut Judge::default(), object, replica.repo)? {
-                    let garbage = Garbage {
-                        since: step.index,
-                        digest: known.object.digest,
-                        archive: known.archive,
-                        plain_length: known.object.plain_length,
-                    };
+                    let garbage = known.garbage(step.index);
                     throw_away(step, object, *replica, &garbage);
                     continue;
                 }
@@ -430,12 +432,7 @@ pub(super) fn has_expired<B: Base>(
 
 /// Turns all replicas of an object into garbage and drops its debts. The record itself is the caller's.
 pub(super) fn discard<B: Base>(step: &mut Step<'_, '_, B>, object: &ObjectRef, known: &Found) -> Result<(), ReadError> {
-    let garbage = Garbage {
-        since: step.index,
-        digest: known.object.digest,
-        archive: known.archive,
-        plain_length: known.object.plain_length,
-    };
+    let garbage = known.garbage(step.index);
     for replica in &known.object.replicas {
         throw_away(step, object, *replica, &garbage);
     }
@@ -498,12 +495,7 @@ pub(super) fn report_bad<B: Base>(
     if let (Some(position), Some(record)) = (position, record) {
         replicas.remove(position);
         uncount_replica(step, repo, known.object.stored_length)?;
-        let garbage = Garbage {
-            since: step.index,
-            digest: known.object.digest,
-            archive: known.archive,
-            plain_length: known.object.plain_length,
-        };
+        let garbage = known.garbage(step.index);
         throw_away(step, object, *bad, &garbage);
         if !record.is_retiring() {
             let debt = Debt {

@@ -12,7 +12,7 @@ use crate::command::Release;
 use crate::error::ReadError;
 use crate::key;
 use crate::model::{
-    BackupRecord, ChunkRecord, Database, ExpiredIn, Garbage, LogIndex, ObjectRef, Replica, SegmentRecord, SessionId,
+    BackupRecord, ChunkRecord, Database, ExpiredIn, LogIndex, ObjectRef, Replica, SegmentRecord, SessionId,
     StanzaRecord, StoredObject,
 };
 use crate::reply::Reply;
@@ -70,12 +70,7 @@ pub(super) fn withdraw<B: Base>(
     };
     let replica = replicas.remove(position);
     uncount_replica(step, repo, found.object.stored_length)?;
-    let garbage = Garbage {
-        since: step.index,
-        digest: found.object.digest,
-        archive: found.archive,
-        plain_length: found.object.plain_length,
-    };
+    let garbage = found.garbage(step.index);
     throw_away(step, object, replica, &garbage);
     Ok(Some(found.object.stored_length))
 }
@@ -114,11 +109,7 @@ pub(super) fn release<B: Base>(step: &mut Step<'_, '_, B>, given: &Release) -> O
         if given.manifest {
             release_manifest(step, given, &keepers, &mut released)?;
         }
-        let running = oldest_backup(step.txn)?;
-        let mut judge = Judge::default();
-        for digest in &given.chunks {
-            release_chunk(step, &mut judge, digest, given.repo, &keepers, running, &mut released)?;
-        }
+        release_chunks(step, &given.chunks, given.repo, &keepers, &mut released)?;
     }
     withdrawn::note(step, &released.withdrawn)?;
     Ok(released.reply())
@@ -184,6 +175,20 @@ fn release_manifest<B: Base>(
         released.objects += 1;
         released.bytes += bytes;
         step.txn.put(Table::Backups, row, &record);
+    }
+    Ok(())
+}
+
+fn release_chunks<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    chunks: &[Digest],
+    repo: RepoKey,
+    keepers: &Keepers,
+    released: &mut Released,
+) -> Result<(), ReadError> {
+    let (running, mut judge) = (oldest_backup(step.txn)?, Judge::default());
+    for digest in chunks {
+        release_chunk(step, &mut judge, digest, repo, keepers, running, released)?;
     }
     Ok(())
 }
@@ -320,11 +325,8 @@ pub(super) fn drop_release<B: Base>(
 /// given up may have brought them.
 pub(super) fn trim<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, chunks: &[Digest]) -> Outcome {
     use_judge::need_listed(step.txn)?;
-    let (keepers, running) = (Keepers::read(step)?, oldest_backup(step.txn)?);
-    let (mut released, mut judge) = (Released::default(), Judge::default());
-    for digest in chunks {
-        release_chunk(step, &mut judge, digest, repo, &keepers, running, &mut released)?;
-    }
+    let (keepers, mut released) = (Keepers::read(step)?, Released::default());
+    release_chunks(step, chunks, repo, &keepers, &mut released)?;
     withdrawn::note(step, &released.withdrawn)?;
     Ok(released.reply())
 }

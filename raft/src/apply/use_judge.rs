@@ -296,23 +296,18 @@ pub(super) fn drop_of_stanza<B: Base>(
 
 /// The first stanza of which births may not be known.
 pub(crate) fn unlisted<B: Base>(base: &B) -> Result<Option<StanzaName>, ReadError> {
-    for row in base.scan(Table::Unlisted, &[], &[]) {
-        let (key, bytes) = row?;
-        let record: Unlisted = value::decode(Table::Unlisted, &key, &bytes)?;
-        if record.births {
-            let name = KeyReader::new(&key).rest().and_then(|name| name.parse().ok());
-            return name.map(Some).ok_or_else(|| malformed(Table::Unlisted, &key));
-        }
-    }
-    Ok(None)
+    first_unlisted(base, |record| record.births)
 }
 
 /// The first stanza of which manifests are lost.
 pub(crate) fn partial<B: Base>(base: &B) -> Result<Option<StanzaName>, ReadError> {
+    first_unlisted(base, |record| record.is_partial)
+}
+
+fn first_unlisted<B: Base>(base: &B, is_it: impl Fn(&Unlisted) -> bool) -> Result<Option<StanzaName>, ReadError> {
     for row in base.scan(Table::Unlisted, &[], &[]) {
         let (key, bytes) = row?;
-        let record: Unlisted = value::decode(Table::Unlisted, &key, &bytes)?;
-        if record.is_partial {
+        if is_it(&value::decode(Table::Unlisted, &key, &bytes)?) {
             let name = KeyReader::new(&key).rest().and_then(|name| name.parse().ok());
             return name.map(Some).ok_or_else(|| malformed(Table::Unlisted, &key));
         }
