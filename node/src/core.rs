@@ -20,6 +20,9 @@ use tokio::time::Instant;
 /// How long another node may take to say how it does.
 pub(crate) const ASK_LIMIT: Duration = Duration::from_secs(2);
 
+/// How often waits for memory are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Wakes the repair.
 #[derive(Clone, Default)]
 pub struct RepairBell(Arc<Notify>);
@@ -64,6 +67,14 @@ pub struct Core {
 }
 
 impl Core {
+    /// Ends transfers of clients who hold much memory while others wait for long.
+    pub(crate) async fn keep_sharing_memory(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            self.budget.end_overdue();
+        }
+    }
+
     /// Whether this node alone is the whole Raft group.
     pub(crate) fn is_alone(&self) -> bool {
         self.catalog.status().voters == [self.mesh.node_id]

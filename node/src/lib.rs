@@ -46,6 +46,7 @@ mod committer;
 mod consensus;
 mod core;
 mod dispatch;
+mod exchange;
 mod failed_joins;
 mod fate;
 mod handover;

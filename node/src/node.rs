@@ -133,7 +133,7 @@ impl Node {
             janitor: Arc::new(Janitor::new(core.clone(), reads.clone(), archive.clone())),
             archive,
             reads,
-            peer_budget: Budget::new(core.settings.buffer / 2),
+            peer_budget: Budget::of_one(core.settings.buffer / 2),
             core,
         }))
     }

@@ -12,7 +12,10 @@ type Worker = fn(Arc<Node>) -> BoxFuture<'static, ()>;
 
 /// All but the renewal of certificates, which needs the server, too. Each of them begins from the catalog and from the
 /// repositories whenever it is started, so it can be started again.
-const WORKERS: [(&str, Policy, Worker); 15] = [
+const WORKERS: [(&str, Policy, Worker); 16] = [
+    ("memory", Restart, |node| {
+        Box::pin(node.core.clone().keep_sharing_memory())
+    }),
     ("sessions", Restart, |node| {
         Box::pin(node.backups.clone().keep_sessions())
     }),

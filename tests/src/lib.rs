@@ -60,7 +60,7 @@ pub use pgmesh_chaos::{Faults, Network, Random, history};
 pub use port::Port;
 pub use postgres::{Load, Postgres, PostgresBuilder, majors, programs_of};
 pub use process::Process;
-pub use program::{pgmesh, shared_folder};
+pub use program::{example, pgmesh, shared_folder};
 pub use pushes::Pushes;
 pub use scale::number_from_environment;
 pub use scratch::{Scratch, files_below};

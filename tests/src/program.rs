@@ -41,6 +41,21 @@ fn built_program() -> PathBuf {
     })
 }
 
+/// A program among the workspace's examples, built together with this test.
+///
+/// # Panics
+/// If it has not been built.
+#[must_use]
+pub fn example(name: &str) -> PathBuf {
+    let built = built_program().with_file_name("examples").join(name);
+    assert!(
+        built.is_file(),
+        "no {}: build it first with `cargo build --workspace --examples`",
+        built.display()
+    );
+    built
+}
+
 /// A folder that the test processes of one account share.
 #[must_use]
 pub fn shared_folder() -> PathBuf {

@@ -1,8 +1,13 @@
 //! Memory is bounded by configuration, not by the sizes of pushes, backups or requests (invariant 11).
 
+use std::process::Command;
 use std::thread;
+use std::time::{Duration, Instant};
 
-use pgmesh_tests::{Host, Node, Outcome, Postgres, Site, WalForge, files_below, number_from_environment, run};
+use pgmesh_tests::{
+    Host, Node, Outcome, Postgres, Process, Site, WalForge, example, files_below, number_from_environment, run,
+    wait_for,
+};
 
 const MEBIBYTE: u64 = 1024 * 1024;
 
@@ -192,4 +197,57 @@ fn a_push_and_a_get_of_the_largest_segment_are_small() {
         NODE_LIMIT,
     );
     assert!(std::fs::read(&fetched).is_ok_and(|content| content == forge.content(1)));
+}
+
+/// A client of another stanza takes as much of the node as it gets, in every way at once: connections, half messages,
+/// pushes that drip, answers that it does not read, verifications, joins without a token (decision 42).
+#[test]
+fn a_hostile_client_takes_neither_the_memory_of_a_node_nor_the_time_of_another_stanza() {
+    const PUSHES: u32 = 20;
+    let site = Site::without_archiving("hostile", 2, 16);
+    let other = Postgres::builder(&site.scratch, "other").segment_mebibytes(16).start();
+    let host = Host::join(&site.scratch, "host-other", &site.node, &other, "other");
+    host.run(&["stanza-create"]).succeeds();
+    let theirs = WalForge::new(&other);
+    host.push(&theirs.make(1)).succeeds();
+    let info = host.info();
+    let system = &info[0]["db"][0]["system-id"];
+    let forge = WalForge::new(&site.postgres);
+    let push = |number| {
+        let began = Instant::now();
+        site.host.push(&forge.make(number)).succeeds();
+        began.elapsed()
+    };
+    let times = |first: u32| {
+        let mut times: Vec<_> = (first..first + PUSHES).map(push).collect();
+        times.sort();
+        times
+    };
+    let alone = times(1);
+    let mut attack = Command::new(example("hostile"));
+    attack
+        .args([
+            &site.node.address(),
+            &host.home().join("identity").display().to_string(),
+            "other",
+        ])
+        .args([&system.to_string(), &theirs.name(1), "600"]);
+    let log = site.scratch.path().join("hostile.log");
+    let mut attacker = Process::start("hostile", attack, &log);
+    wait_for("the attack to be under way", Duration::from_secs(120), || {
+        attacker.log().contains("pushes that drip")
+    });
+    println!("{}", attacker.log().trim());
+    let attacked = times(1 + PUSHES);
+    assert!(attacker.ended().is_none(), "{}", attacker.log());
+    let shown = |times: &[Duration]| format!("p50 {:?}, slowest {:?}", times[times.len() / 2], times[times.len() - 1]);
+    println!(
+        "pushes alone: {}; beside the attack: {}",
+        shown(&alone),
+        shown(&attacked)
+    );
+    // 60 MiB before any work, the budget, and what no budget counts. In a program that is not optimised.
+    assert_below("the node under attack", site.node.process().peak_memory(), 450);
+    attacker.kill();
+    site.host.run(&["check"]).succeeds();
 }

@@ -10,6 +10,7 @@
 //! | [`wire_version`], [`tuning`] | ALPN, and every limit and window |
 //! | `tls`, `socket`, [`lost`] | verifiers, UDP sockets, why a connection ended |
 //! | [`stream`], [`calls`] | messages and bodies on one stream, requests among them |
+//! | `account`, `guests` | whom a connection's use counts for, and how much each may use |
 //! | [`server`], [`session`] / [`client`], [`connection`] | the two sides |
 //!
 //! A connection is authenticated on both sides before either sees a byte of the other's messages. A client accepts only
@@ -22,12 +23,14 @@
     )
 )]
 
+mod account;
 pub mod ca;
 pub mod calls;
 pub mod certificate;
 pub mod client;
 pub mod connection;
 mod durable_file;
+mod guests;
 pub mod identity;
 mod joining;
 mod liveness;
@@ -46,6 +49,7 @@ pub mod tuning;
 mod welcome;
 pub mod wire_version;
 
+pub use account::Account;
 pub use ca::{CaError, MeshCa, key_of_request};
 pub use calls::Announced;
 pub use certificate::{CertificateError, Fingerprint, MemberCertificate};

@@ -13,12 +13,14 @@ use tokio::{
 };
 
 use crate::{
+    account::Account,
     certificate::{CertificateError, MemberCertificate},
+    guests::{Guests, Rank},
     identity::Identity,
     joining::Joining,
     lost::CloseCode,
     role::Role,
-    session::{Peer, Session},
+    session::{Admission, Peer, Session},
     socket,
     stream::StreamError,
     tls::{self, TlsSetupError},
@@ -96,6 +98,14 @@ pub enum EstablishError {
         /// The client.
         remote: SocketAddr,
     },
+    /// The client's account, or all clients together, have as many connections as they may have.
+    #[error("{remote}: {reason}")]
+    TooManyConnections {
+        /// The client.
+        remote: SocketAddr,
+        /// The client was told so.
+        reason: String,
+    },
     /// The client went away before the welcome.
     #[error("welcoming {remote}: {source}")]
     Welcome {
@@ -119,6 +129,7 @@ struct Shared {
     handshakes: Arc<Semaphore>,
     sessions: Arc<Semaphore>,
     joining: Arc<Joining>,
+    guests: Guests,
 }
 
 impl Server {
@@ -143,6 +154,7 @@ impl Server {
             handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
             sessions: Arc::new(Semaphore::new(MAX_SESSIONS)),
             joining: Joining::new(MAX_JOINING),
+            guests: Guests::default(),
         };
         Ok(Self {
             endpoint,
@@ -275,9 +287,17 @@ async fn establish(
         .await
         .map_err(handshake_error)?;
     let peer = admit(&connection, remote)?;
-    let mut place = None;
+    let (mut place, mut guest) = (None, None);
     match &peer {
-        Peer::Member(_) => shared.tuning.admit_member(&connection),
+        Peer::Member(member) => {
+            guest = shared.guests.admit(Account::of_role(&member.role)).map_err(|full| {
+                close(&connection, CloseCode::BUSY, &full.reason);
+                let reason = full.reason;
+                EstablishError::TooManyConnections { remote, reason }
+            })?;
+            let rank = guest.as_ref().map_or(Rank::Wide, |guest| guest.rank());
+            shared.tuning.admit_member(&connection, rank);
+        }
         Peer::Joining => {
             let Some((taken, gone)) = shared.joining.take(&connection) else {
                 close(&connection, CloseCode::BUSY, "too many are joining at the moment");
@@ -296,7 +316,12 @@ async fn establish(
     welcome::send(&connection)
         .await
         .map_err(|source| EstablishError::Welcome { remote, source })?;
-    Ok(Session::new(connection, peer, permit, place))
+    let admission = Admission {
+        tuning: shared.tuning.clone(),
+        place,
+        guest,
+    };
+    Ok(Session::new(connection, peer, permit, admission))
 }
 
 /// The client's identity, from the negotiated protocol and the verified certificate. A client that is refused has been

@@ -3,7 +3,7 @@
 use pgmesh_runtime::tasks;
 use std::{
     net::SocketAddr,
-    sync::{Arc, Weak},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
@@ -12,12 +12,13 @@ use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle, time::Instant, time::t
 
 use crate::{
     certificate::MemberCertificate,
+    guests::{Guest, Rank},
     joining::JoinPlace,
     liveness::ConnectionEnd,
     lost::{CloseCode, ConnectionLost},
     role::Role,
     stream::Stream,
-    tuning::{JOIN_LIFETIME, TOKEN_LIMIT},
+    tuning::{JOIN_LIFETIME, TOKEN_LIMIT, Tuning},
 };
 
 /// The other end of a connection.
@@ -62,7 +63,21 @@ pub struct Session {
     fate: Arc<ConnectionEnd>,
     end: Option<JoinHandle<()>>,
     place: Option<Arc<JoinPlace>>,
+    guest: Option<Arc<Guest>>,
+    /// The rank by which the connection's windows were set.
+    rank: Mutex<Rank>,
+    tuning: Tuning,
     _permit: OwnedSemaphorePermit,
+}
+
+/// What a connection was admitted as.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    pub(crate) tuning: Tuning,
+    /// Its place among those that join.
+    pub(crate) place: Option<Arc<JoinPlace>>,
+    /// Its place among those of its account.
+    pub(crate) guest: Option<Arc<Guest>>,
 }
 
 impl Session {
@@ -70,7 +85,7 @@ impl Session {
         connection: quinn::Connection,
         peer: Peer,
         permit: OwnedSemaphorePermit,
-        place: Option<Arc<JoinPlace>>,
+        Admission { tuning, place, guest }: Admission,
     ) -> Self {
         let ends = place
             .as_ref()
@@ -82,6 +97,9 @@ impl Session {
             fate: Arc::default(),
             end,
             place,
+            rank: Mutex::new(guest.as_ref().map_or(Rank::Wide, |guest| guest.rank())),
+            guest,
+            tuning,
             _permit: permit,
         }
     }
@@ -116,7 +134,23 @@ impl Session {
             .accept_bi()
             .await
             .map_err(|error| self.fate.lost(error))?;
-        Ok(Stream::new(halves, &self.fate))
+        if let Some(guest) = &self.guest {
+            self.rise(guest);
+        }
+        Ok(Stream::new(halves, &self.fate).of_guest(self.guest.clone()))
+    }
+
+    /// Widens the windows where older connections of the account have ended.
+    fn rise(&self, guest: &Guest) {
+        let mut rank = self.rank.lock().unwrap_or_else(PoisonError::into_inner);
+        if *rank == Rank::Wide {
+            return;
+        }
+        let now = guest.rank();
+        if now > *rank {
+            self.tuning.admit_member(&self.connection, now);
+            *rank = now;
+        }
     }
 
     /// Waits for the connection's end.

@@ -13,7 +13,7 @@ use quinn::{ReadError, VarInt, WriteError};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{io::AsyncReadExt, time::timeout};
 
-use crate::{liveness::ConnectionEnd, lost::ConnectionLost, tuning::STALL_LIMIT};
+use crate::{guests::Guest, liveness::ConnectionEnd, lost::ConnectionLost, tuning::STALL_LIMIT};
 
 /// The bytes of a message's length.
 pub(crate) const PREFIX_LENGTH: usize = 4;
@@ -35,6 +35,8 @@ impl StreamCode {
     pub const CANCELLED: Self = Self(1);
     /// The other side broke the protocol.
     pub const VIOLATION: Self = Self(2);
+    /// Others have waited too long for the memory that this transfer takes: try again, or another node.
+    pub const BUSY: Self = Self(3);
 }
 
 impl From<VarInt> for StreamCode {
@@ -70,6 +72,9 @@ pub enum StreamError {
         /// The limit.
         after: Duration,
     },
+    /// Others have waited too long for the memory that the transfer takes.
+    #[error("others have waited too long for the memory that this takes")]
+    Busy,
     /// The message or body is longer than was agreed.
     #[error("a message or body has {length} bytes; at most {max} are accepted")]
     TooLong {
@@ -96,8 +101,8 @@ impl StreamError {
     /// Whether the peer or the way to it failed, so that the same request to another node may succeed.
     pub fn is_peer_failure(&self) -> bool {
         match self {
-            Self::Lost(_) | Self::Ended | Self::Stalled { .. } => true,
-            Self::Stopped { code } | Self::Reset { code } => *code == StreamCode::ABANDONED,
+            Self::Lost(_) | Self::Ended | Self::Stalled { .. } | Self::Busy => true,
+            Self::Stopped { code } | Self::Reset { code } => matches!(*code, StreamCode::ABANDONED | StreamCode::BUSY),
             Self::TooLong { .. } | Self::NoNumber { .. } | Self::Malformed(_) | Self::Misused(_) => false,
         }
     }
@@ -202,6 +207,17 @@ impl SendHalf {
             Ok(Some(code)) => Err(StreamError::Stopped { code: code.into() }),
             Err(quinn::StoppedError::ConnectionLost(error)) => Err(StreamError::Lost(self.fate.lost(error))),
             Err(quinn::StoppedError::ZeroRttRejected) => Err(StreamError::Misused("0-RTT")),
+        }
+    }
+
+    /// See [`Stream::given_up`].
+    async fn given_up(&self) -> StreamError {
+        match self.inner.stopped().await {
+            Ok(Some(code)) => StreamError::Stopped { code: code.into() },
+            // All is acknowledged: there is nothing left to give up.
+            Ok(None) => std::future::pending().await,
+            Err(quinn::StoppedError::ConnectionLost(error)) => StreamError::Lost(self.fate.lost(error)),
+            Err(quinn::StoppedError::ZeroRttRejected) => StreamError::Misused("0-RTT"),
         }
     }
 
@@ -437,6 +453,8 @@ impl RecvHalf {
 pub struct Stream {
     send: SendHalf,
     recv: RecvHalf,
+    /// At a server: its connection counts as open while it lives.
+    _guest: Option<Arc<Guest>>,
 }
 
 impl Stream {
@@ -449,7 +467,18 @@ impl Stream {
         Self {
             send: SendHalf::new(send, fate.clone()),
             recv: RecvHalf::new(recv, fate.clone()),
+            _guest: None,
         }
+    }
+
+    pub(crate) fn of_guest(self, guest: Option<Arc<Guest>>) -> Self {
+        Self { _guest: guest, ..self }
+    }
+
+    /// Waits until the other side does not want the answer any more: it has given the stream up, or the connection is
+    /// gone.
+    pub async fn given_up(&self) -> StreamError {
+        self.send.given_up().await
     }
 
     /// See [`SendHalf::send`].

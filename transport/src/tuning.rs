@@ -4,6 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt, congestion::CubicConfig};
 
+use crate::guests::Rank;
+
 /// A connection is lost after this time without a packet. With [`KEEP_ALIVE`] a silent death is noticed within 3 s.
 pub const IDLE_TIMEOUT: Duration = Duration::from_millis(2500);
 
@@ -25,7 +27,7 @@ pub const TOKEN_LIMIT: Duration = Duration::from_secs(2);
 /// The longest life of a joining connection.
 pub const JOIN_LIFETIME: Duration = Duration::from_secs(30);
 
-/// Streams of one member's connection that are open at once.
+/// Streams of one member's connection that are open at once, at most.
 pub const MAX_STREAMS: u32 = 256;
 
 /// Handshakes under way at once; from half of this on, clients first have to prove their address.
@@ -70,9 +72,9 @@ pub struct Tuning {
     pub largest_mtu: u16,
     /// Unread bytes of one stream.
     pub stream_window: u32,
-    /// Unread bytes of one connection: with [`MAX_SESSIONS`] this bounds a server's memory (invariant 11).
+    /// Unread bytes of one of the first connections of an account; the others have less (invariant 11).
     pub connection_window: u32,
-    /// Bytes of one connection that are sent and not yet acknowledged.
+    /// Bytes of one of the first connections of an account that are sent and not yet acknowledged.
     pub send_window: u64,
     /// The bytes that are sent before the first acknowledgement. More than RFC 9002's 12,000: a probe of path MTU
     /// discovery takes half of those, and while the window is full quinn holds back even the packet that closes the
@@ -129,11 +131,16 @@ impl Tuning {
         Arc::new(config)
     }
 
-    /// Raises the limits for a member whose certificate has been checked.
-    pub(crate) fn admit_member(&self, connection: &quinn::Connection) {
-        connection.set_receive_window(self.connection_window.into());
-        connection.set_send_window(self.send_window);
-        connection.set_max_concurrent_bi_streams(MAX_STREAMS.into());
+    /// Raises the limits for a member whose certificate has been checked, as its connection's rank allows.
+    pub(crate) fn admit_member(&self, connection: &quinn::Connection, rank: Rank) {
+        let (window, streams) = match rank {
+            Rank::Wide => (self.connection_window, MAX_STREAMS),
+            Rank::Middle => (self.connection_window.min(1 << 20), 16),
+            Rank::Narrow => (UNAUTHENTICATED_WINDOW, 4),
+        };
+        connection.set_receive_window(window.into());
+        connection.set_send_window(self.send_window.min(window.into()));
+        connection.set_max_concurrent_bi_streams(streams.into());
     }
 
     /// A client's limits: the server opens one stream, for the welcome.

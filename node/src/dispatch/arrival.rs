@@ -1,5 +1,7 @@
 //! How a request arrives: its number and its length first, and the rest only where such a request may be as long.
 
+use super::{Served, memory};
+use crate::budget::Held;
 use pgmesh_protocol::{
     CONSENSUS_LIMIT, Call, Consensus, ExitCode, Failure, JOIN_LIMIT, JoinRequest, MESSAGE_LIMIT, Request,
 };
@@ -7,18 +9,30 @@ use pgmesh_storage::wire::DecodeError;
 use pgmesh_transport::wire_version::WIRE_VERSION;
 use pgmesh_transport::{Announced, Peer, Stream, StreamError};
 
-/// A request, or what is wrong with it.
+/// A request and the memory that it takes if it is long, or what is wrong with it.
 ///
 /// # Errors
 /// The stream or the connection ended.
-pub(super) async fn receive(peer: &Peer, stream: &mut Stream) -> Result<Result<Request, Failure>, StreamError> {
+pub(super) async fn receive(
+    served: &Served,
+    stream: &mut Stream,
+) -> Result<Result<(Request, Option<Held>), Failure>, StreamError> {
+    let peer = &served.peer;
     let announced = stream.recv_number().await?;
     if let Err(refusal) = check(peer, announced) {
         return Ok(Err(refusal));
     }
-    let encoded = stream.recv_announced(announced).await?;
+    let held = match memory::of_message(peer, announced.length) {
+        Some(bytes) => Some(served.exchange(stream).hold_more(bytes).await?),
+        None => None,
+    };
+    let receive = async |stream: &mut Stream| stream.recv_announced(announced).await;
+    let encoded = match &held {
+        Some(held) => held.transfer(announced.length as u64, stream, receive).await?,
+        None => receive(stream).await?,
+    };
     Ok(match Request::decode(announced.number, &encoded) {
-        Ok(Some(request)) => Ok(request),
+        Ok(Some(request)) => Ok((request, held)),
         Ok(None) => Err(unknown(announced.number)),
         Err(DecodeError::Beyond(what)) => Err(Failure::new(ExitCode::OptionInvalid, what)),
         Err(error) => {

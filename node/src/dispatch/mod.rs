@@ -1,39 +1,41 @@
 //! Serving one connection: one request a stream, looked at by `authorize`, carried out by `services`.
 
 mod arrival;
+#[cfg(test)]
+mod fairness;
+mod memory;
 mod nodes;
 mod parts;
 
 use crate::Node;
 use crate::authorize::authorize;
 use crate::bounds;
-use crate::budget::Held;
+use crate::budget::{Budget, Held};
+use crate::exchange::Exchange;
 use crate::services::{Got, MapSource};
 use crate::sessions::ConnectionNumber;
-use bytes::Bytes;
 use pgmesh_protocol::{
-    AcceptLoss, AdoptStanza, CHUNK_BODY_LIMIT, DeleteStanza, ExitCode, Failure, MESSAGE_LIMIT, MeshFacts, PayloadHead,
-    RemoveRepository, ReplaceRepository, Request, SegmentReply, TerminateSession, UpdateRepository,
+    AcceptLoss, AdoptStanza, AnnotateBackup, ArchiveStatus, BeginBackup, BeginRestore, CHUNK_BODY_LIMIT, ChangeMaps,
+    ChooseBackup, ChoosePrior, CommitBackup, CreateInvite, CreateStanza, DeleteStanza, EndSession, ExitCode,
+    ExpireBackups, ExpireWal, Failure, ForgetWal, GetChunk, GetInfo, GetManifest, GetPieces, GetRetained, GetSegment,
+    Hello, HoldBackup, KeepSession, ListRepository, MeshFacts, PayloadHead, PushSegment, PutChunk, QueryChunks,
+    ReadRepository, RemoveRepository, ReplaceRepository, Request, ResumeSession, SetStopped, TerminateSession,
+    UpdateRepository, UpgradeStanza, VerifyRequest,
 };
 use pgmesh_raft::{LogIndex, SessionId};
 use pgmesh_runtime::tasks;
 use pgmesh_storage::{LARGEST_SINGLE_OBJECT, parts_of};
-use pgmesh_transport::{JoinPlace, Peer, Role, Session, Stream, StreamError};
-use serde::Serialize;
+use pgmesh_transport::{Account, JoinPlace, Peer, Role, Session, Stream, StreamError};
 use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::sync::mpsc;
-
-/// Memory that an answer takes until it is sent: as it was stored, and decrypted. A segment is 16 MiB unless a cluster
-/// was made with larger ones.
-const SEGMENT_READ: u64 = 32 << 20;
-const CHUNK_READ: u64 = 2 << 20;
 
 /// One connection.
 pub(crate) struct Served {
     node: Arc<Node>,
     peer: Peer,
     actor: String,
+    account: Account,
     remote: IpAddr,
     number: ConnectionNumber,
     place: Option<Arc<JoinPlace>>,
@@ -46,6 +48,7 @@ impl Served {
             node,
             peer: session.peer().clone(),
             actor,
+            account: Account::of(session.peer()),
             remote: session.remote_address().ip().to_canonical(),
             number,
             place: session.join_place().cloned(),
@@ -69,15 +72,13 @@ impl Served {
 }
 
 async fn serve_stream(served: Arc<Served>, mut stream: Stream) {
-    let request = match arrival::receive(&served.peer, &mut stream).await {
-        Ok(Ok(request)) => request,
+    let (request, message) = match arrival::receive(&served, &mut stream).await {
+        Ok(Ok(arrived)) => arrived,
         Ok(Err(refusal)) => {
             tracing::warn!(actor = served.actor, "refused: {refusal}");
-            let told = reply::<()>(&mut stream, Err(refusal))
-                .await
-                .and_then(|()| stream.finish());
-            if told.is_ok() {
-                drop(stream.delivered().await);
+            let mut ex = served.exchange(&mut stream);
+            if ex.refuse(refusal).await.is_ok() {
+                drop(ex.deliver().await);
             }
             return;
         }
@@ -93,26 +94,47 @@ async fn serve_stream(served: Arc<Served>, mut stream: Stream) {
         .and_then(|()| bounds::check(&request))
         .and_then(|()| served.check_draining(&request))
         .and_then(|()| served.node.check_past(&request));
+    let mut ex = served.exchange(&mut stream);
     let result = match allowed {
-        Ok(()) => Box::pin(served.answer(request, &mut stream)).await,
+        Ok(()) => Box::pin(served.answer(request, &mut ex)).await,
         Err(refusal) => {
             // Nothing of it is needed while the refusal is on its way.
             drop(request);
             tracing::warn!(actor = served.actor, request = name, "refused: {refusal}");
-            reply::<()>(&mut stream, Err(refusal)).await
+            ex.refuse(refusal).await
         }
     };
-    match result.and_then(|()| stream.finish()) {
-        // Wait until the reply has arrived: a node that stops must not cut it off.
-        Ok(()) => drop(stream.delivered().await),
-        Err(error) => tracing::debug!(actor = served.actor, request = name, %error, "a reply was not delivered"),
+    let delivered = match result {
+        Ok(()) => ex.deliver().await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = delivered {
+        tracing::debug!(actor = served.actor, request = name, %error, "a reply was not delivered");
     }
+    drop(message);
 }
 
 impl Served {
+    /// The exchange on a stream of this connection.
+    fn exchange<'s>(&'s self, stream: &'s mut Stream) -> Exchange<'s> {
+        Exchange::new(stream, &self.account, self.budget())
+    }
+
+    /// The memory of the connection's bodies. Nodes have a budget of their own: were it shared, two nodes could wait for
+    /// each other's memory for ever.
+    fn budget(&self) -> &Budget {
+        match self.peer.is_node() {
+            true => &self.node.peer_budget,
+            false => &self.node.budget,
+        }
+    }
+
     /// Carries a request out and replies.
-    async fn answer(&self, request: Request, stream: &mut Stream) -> Result<(), StreamError> {
+    async fn answer(&self, request: Request, ex: &mut Exchange<'_>) -> Result<(), StreamError> {
         let (node, actor) = (&*self.node, self.actor.as_str());
+        if let Some(bytes) = memory::of_answer(node, &self.peer, &request) {
+            ex.hold(bytes).await?;
+        }
         match request {
             Request::Hello(_) => {
                 let facts = MeshFacts {
@@ -121,18 +143,18 @@ impl Served {
                     node: node.name.to_string(),
                     nodes: node.membership.addresses(),
                 };
-                reply(stream, Ok(facts)).await
+                ex.reply::<Hello>(Ok(facts)).await
             }
             Request::PushSegment(mut push) => {
                 if let Err(failure) = node.archive.expects(&push) {
-                    return logged::<()>(stream, "archive-push", Err(failure)).await;
+                    return ex.logged::<PushSegment>(Err(failure)).await;
                 }
                 push.server.address = self.remote.to_string();
                 if parts_of(push.payload.plain_length).is_some() {
-                    return self.push_parts(push, stream).await;
+                    return self.push_parts(push, ex).await;
                 }
-                let held = self.hold_copies(push.payload).await;
-                let body = body(stream, push.payload, LARGEST_SINGLE_OBJECT).await?;
+                let held = self.hold_copies(ex, push.payload).await?;
+                let body = ex.body(push.payload, LARGEST_SINGLE_OBJECT).await?;
                 let source = MapSource::of(&push, &body, &held);
                 let (stanza, file) = (push.stanza.clone(), push.file.clone());
                 let server = push.server.clone();
@@ -141,74 +163,61 @@ impl Served {
                 let refusal = refusal.map(|failure| (failure, node.catalog.view().applied().unwrap_or_default()));
                 node.archive.refused.note(&stanza, actor, &server, &file, refusal);
                 let is_new = pushed.as_ref().is_ok_and(|pushed| !pushed.already && !pushed.aside);
-                let answered = logged(stream, "archive-push", pushed).await;
+                let answered = ex.logged::<PushSegment>(pushed).await;
                 // After the answer: PostgreSQL waits for the push, and for nothing else.
                 if let Some(source) = source.filter(|_| is_new) {
                     self.node.archive.clone().map_later(source);
                 }
                 answered
             }
-            Request::GetSegment(get) => {
-                let _held = node.budget.hold(SEGMENT_READ).await;
-                match self.node.archive.get_segment(get).await {
-                    Ok(Got::Said(said)) => reply(stream, Ok(said)).await,
-                    Ok(Got::Whole(found, body)) => reply_with_body(stream, Ok((found, Some(body)))).await,
-                    Ok(Got::Parts(file)) => self.send_parts(&file, stream).await,
-                    Err(failure) => reply_with_body::<SegmentReply>(stream, Err(failure)).await,
-                }
-            }
+            Request::GetSegment(get) => match self.node.archive.get_segment(get).await {
+                Ok(Got::Said(said)) => ex.reply::<GetSegment>(Ok(said)).await,
+                Ok(Got::Whole(found, body)) => ex.reply_with_body::<GetSegment>(Ok((found, Some(body)))).await,
+                Ok(Got::Parts(file)) => self.send_parts(&file, ex).await,
+                Err(failure) => ex.reply_with_body::<GetSegment>(Err(failure)).await,
+            },
             Request::BeginBackup(begin) => {
-                logged(
-                    stream,
-                    "backup",
-                    node.backups.begin_backup(actor, begin, self.number).await,
-                )
-                .await
+                ex.logged::<BeginBackup>(node.backups.begin_backup(actor, begin, self.number).await)
+                    .await
             }
             Request::BeginRestore(begin) => {
-                logged(
-                    stream,
-                    "restore",
-                    node.backups.begin_restore(actor, begin, self.number).await,
-                )
-                .await
+                ex.logged::<BeginRestore>(node.backups.begin_restore(actor, begin, self.number).await)
+                    .await
             }
             Request::ResumeSession(resume) => {
                 let resumed = node.backups.resume_session(actor, &resume, self.number).await;
-                logged(stream, "session resume", resumed).await
+                ex.logged::<ResumeSession>(resumed).await
             }
-            Request::KeepSession(keep) => reply(stream, self.check_held(keep.session)).await,
+            Request::KeepSession(keep) => ex.reply::<KeepSession>(self.check_held(keep.session)).await,
             Request::QueryChunks(query) => {
                 let known = self
                     .check_held(query.session)
                     .and_then(|()| node.backups.query_chunks(&query));
-                reply(stream, known).await
+                ex.reply::<QueryChunks>(known).await
             }
             Request::PutChunk(put) => {
                 if let Err(failure) = self.check_held(put.session) {
-                    return reply::<u64>(stream, Err(failure)).await;
+                    return ex.reply::<PutChunk>(Err(failure)).await;
                 }
-                let held = self.hold_copies(put.payload).await;
-                let body = body(stream, put.payload, CHUNK_BODY_LIMIT).await?;
-                reply(stream, node.backups.put_chunk(put, body, held).await).await
+                let held = self.hold_copies(ex, put.payload).await?;
+                let body = ex.body(put.payload, CHUNK_BODY_LIMIT).await?;
+                ex.reply::<PutChunk>(node.backups.put_chunk(put, body, held).await)
+                    .await
             }
             Request::CommitBackup(commit) => {
                 let copies = commit.manifest.length.saturating_mul(4);
                 let memory = copies.saturating_add(commit.manifest.plain_length);
-                let held = Arc::new(node.budget.hold(memory).await);
-                let body = body(stream, commit.manifest, CHUNK_BODY_LIMIT).await?;
+                // Without a session nothing is received.
                 if let Err(failure) = self.check_held(commit.session) {
-                    // The session ends with its commit: who asks again has not heard that it succeeded.
-                    let done = node.backups.committed_before(&commit).await;
-                    let answer = done.and_then(|done| done.ok_or(failure));
-                    return logged(stream, "backup", answer).await;
+                    return self.committed(ex, &commit, failure).await;
                 }
-                logged(
-                    stream,
-                    "backup",
-                    node.backups.commit_backup(actor, commit, body, held).await,
-                )
-                .await
+                let held = ex.hold(memory).await?;
+                let body = ex.body(commit.manifest, CHUNK_BODY_LIMIT).await?;
+                if let Err(failure) = self.check_held(commit.session) {
+                    return self.committed(ex, &commit, failure).await;
+                }
+                ex.logged::<CommitBackup>(node.backups.commit_backup(actor, commit, body, held).await)
+                    .await
             }
             Request::EndSession(end) => {
                 if self.check_held(end.session).is_ok() {
@@ -217,126 +226,127 @@ impl Served {
                         .end_session(actor, session, "its holder has ended it")
                         .await;
                 }
-                reply(stream, Ok(())).await
+                ex.reply::<EndSession>(Ok(())).await
             }
-            Request::ChangeMaps(ask) => reply(stream, node.archive.change_maps(ask).await).await,
+            Request::ChangeMaps(ask) => ex.reply::<ChangeMaps>(node.archive.change_maps(ask).await).await,
             Request::GetManifest(get) => {
                 let read = node
                     .reads
                     .get_manifest(get)
                     .await
                     .map(|(head, body)| (head, Some(body)));
-                reply_with_body(stream, read).await
+                ex.reply_with_body::<GetManifest>(read).await
             }
             Request::GetChunk(get) => {
-                let _held = node.budget.hold(node.reads.cost_of_chunk(get.digest)).await;
                 let read = node.reads.get_chunk(get).await.map(|(head, body)| (head, Some(body)));
-                reply_with_body(stream, read).await
+                ex.reply_with_body::<GetChunk>(read).await
             }
             Request::GetPieces(get) => {
-                let _held = node.budget.hold(node.reads.cost_of_chunk(get.digest)).await;
                 let read = node.reads.get_pieces(get).await.map(|(head, body)| (head, Some(body)));
-                reply_with_body(stream, read).await
+                ex.reply_with_body::<GetPieces>(read).await
             }
-            other => self.administer(other, stream).await,
+            other => self.administer(other, ex).await,
         }
     }
 
+    /// Answers a commit whose session has ended: with its commit, perhaps, and who asks again has not heard that it
+    /// succeeded.
+    async fn committed(
+        &self,
+        ex: &mut Exchange<'_>,
+        commit: &CommitBackup,
+        failure: Failure,
+    ) -> Result<(), StreamError> {
+        let done = self.node.backups.committed_before(commit).await;
+        ex.logged::<CommitBackup>(done.and_then(|done| done.ok_or(failure)))
+            .await
+    }
+
     /// The requests that are not about bulk data.
-    async fn administer(&self, request: Request, stream: &mut Stream) -> Result<(), StreamError> {
+    async fn administer(&self, request: Request, ex: &mut Exchange<'_>) -> Result<(), StreamError> {
         let (node, actor) = (&*self.node, self.actor.as_str());
         match request {
-            Request::Info(ask) => reply(stream, node.info(&self.peer, ask).await).await,
-            Request::ChoosePrior(ask) => reply(stream, node.choose_prior(ask).await).await,
-            Request::ChooseBackup(ask) => reply(stream, node.choose_backup(ask).await).await,
-            Request::ArchiveStatus(ask) => reply(stream, node.archive_status(ask).await).await,
-            Request::Verify(request) => self.verify(request, stream).await,
-            Request::CreateStanza(create) => {
-                logged(stream, "stanza-create", node.create_stanza(actor, create).await).await
-            }
+            Request::Info(ask) => ex.reply::<GetInfo>(node.info(&self.peer, ask).await).await,
+            Request::ChoosePrior(ask) => ex.reply::<ChoosePrior>(node.choose_prior(ask).await).await,
+            Request::ChooseBackup(ask) => ex.reply::<ChooseBackup>(node.choose_backup(ask).await).await,
+            Request::ArchiveStatus(ask) => ex.reply::<ArchiveStatus>(node.archive_status(ask).await).await,
+            Request::Verify(request) => self.verify(request, ex).await,
+            Request::CreateStanza(create) => ex.logged::<CreateStanza>(node.create_stanza(actor, create).await).await,
             Request::UpgradeStanza(upgrade) => {
-                logged(
-                    stream,
-                    "stanza-upgrade",
-                    node.upgrade_stanza(actor, upgrade.cluster).await,
-                )
-                .await
+                ex.logged::<UpgradeStanza>(node.upgrade_stanza(actor, upgrade.cluster).await)
+                    .await
             }
             Request::AdoptStanza(AdoptStanza { cluster, force }) => {
-                logged(stream, "stanza-adopt", node.adopt_stanza(actor, cluster, force).await).await
+                ex.logged::<AdoptStanza>(node.adopt_stanza(actor, cluster, force).await)
+                    .await
             }
-            Request::ForgetWal(forget) => logged(stream, "archive-forget", node.forget_wal(actor, forget).await).await,
+            Request::ForgetWal(forget) => ex.logged::<ForgetWal>(node.forget_wal(actor, forget).await).await,
             Request::DeleteStanza(DeleteStanza { stanza, force, is_down }) => {
                 let deleted = node.delete_stanza(actor, stanza, force, is_down).await;
-                logged(stream, "stanza-delete", deleted).await
+                ex.logged::<DeleteStanza>(deleted).await
             }
-            Request::SetStopped(set) => logged(stream, "stop/start", node.set_stopped(actor, set).await).await,
+            Request::SetStopped(set) => ex.logged::<SetStopped>(node.set_stopped(actor, set).await).await,
             Request::TerminateSession(TerminateSession { session }) => {
-                logged(
-                    stream,
-                    "session-end",
-                    node.backups.terminate_session(actor, session).await,
-                )
-                .await
+                ex.logged::<TerminateSession>(node.backups.terminate_session(actor, session).await)
+                    .await
             }
             Request::AcceptLoss(AcceptLoss { position }) => {
-                logged(stream, "catalog-accept-loss", node.accept_loss(actor, position).await).await
+                ex.logged::<AcceptLoss>(node.accept_loss(actor, position).await).await
             }
-            Request::GetRetained(ask) => reply(stream, node.retained(ask).await).await,
-            Request::ExpireBackups(expire) => logged(stream, "expire", node.expire_backups(actor, expire).await).await,
-            Request::ExpireWal(expire) => logged(stream, "expire of WAL", node.expire_wal(actor, expire).await).await,
+            Request::GetRetained(ask) => ex.reply::<GetRetained>(node.retained(ask).await).await,
+            Request::ExpireBackups(expire) => {
+                ex.logged::<ExpireBackups>(node.expire_backups(actor, expire).await)
+                    .await
+            }
+            Request::ExpireWal(expire) => ex.logged::<ExpireWal>(node.expire_wal(actor, expire).await).await,
             Request::HoldBackup(hold) => {
                 let held = node.hold_backup(actor, self.peer.is_admin(), hold).await;
-                logged(stream, "hold", held).await
+                ex.logged::<HoldBackup>(held).await
             }
-            Request::Annotate(annotate) => reply(stream, node.annotate(actor, annotate).await).await,
-            Request::ListRepository(list) => reply(stream, node.list_repository(list, self.peer.is_node()).await).await,
+            Request::Annotate(annotate) => ex.reply::<AnnotateBackup>(node.annotate(actor, annotate).await).await,
+            Request::ListRepository(list) => {
+                ex.reply::<ListRepository>(node.list_repository(list, self.peer.is_node()).await)
+                    .await
+            }
             Request::ReadRepository(read) => {
                 let read = node
                     .read_repository(read, self.peer.is_node())
                     .await
                     .map(|(head, body)| (head, Some(body)));
-                reply_with_body(stream, read).await
+                ex.reply_with_body::<ReadRepository>(read).await
             }
             Request::Invite(invite) => {
                 let invited = match self.member() {
                     Ok(member) => node.membership.invite(actor, member.key.0, invite).await,
                     Err(failure) => Err(failure),
                 };
-                reply(stream, invited).await
+                ex.reply::<CreateInvite>(invited).await
             }
-            Request::Join(join) => self.join(join, stream).await,
+            Request::Join(join) => self.join(join, ex).await,
             Request::UpdateRepository(UpdateRepository { repo, definition }) => {
-                logged(
-                    stream,
-                    "repo-update",
-                    node.update_repository(actor, repo, &definition).await,
-                )
-                .await
+                ex.logged::<UpdateRepository>(node.update_repository(actor, repo, &definition).await)
+                    .await
             }
             Request::ReplaceRepository(ReplaceRepository { repo }) => {
-                logged(
-                    stream,
-                    "repo-replace",
-                    node.replace_repository(actor, repo, self.peer.is_node()).await,
-                )
-                .await
+                ex.logged::<ReplaceRepository>(node.replace_repository(actor, repo, self.peer.is_node()).await)
+                    .await
             }
             Request::RemoveRepository(RemoveRepository { repo, force }) => {
-                logged(stream, "repo-remove", node.remove_repository(actor, repo, force).await).await
+                ex.logged::<RemoveRepository>(node.remove_repository(actor, repo, force).await)
+                    .await
             }
-            other => self.serve_nodes(other, stream).await,
+            other => self.serve_nodes(other, ex).await,
         }
     }
 
     /// Passes a verification's events on as they come.
-    async fn verify(&self, request: pgmesh_protocol::VerifyRequest, stream: &mut Stream) -> Result<(), StreamError> {
+    async fn verify(&self, request: VerifyRequest, ex: &mut Exchange<'_>) -> Result<(), StreamError> {
         let (sink, mut events) = mpsc::channel(64);
         let run = self.node.verify(&self.peer, request, sink);
         // It owns the events: when the asker is gone, they have no receiver any more, and the verification ends.
         let pass_on = async move {
             while let Some(event) = events.recv().await {
-                reply(stream, Ok(event)).await?;
+                ex.reply::<VerifyRequest>(Ok(event)).await?;
             }
             Ok(())
         };
@@ -347,11 +357,11 @@ impl Served {
 
     /// Memory for a payload on its way into the repositories: compressed, decompressed to be checked, and encrypted
     /// once for each repository of this node.
-    async fn hold_copies(&self, payload: PayloadHead) -> Arc<Held> {
+    async fn hold_copies(&self, ex: &mut Exchange<'_>, payload: PayloadHead) -> Result<Arc<Held>, StreamError> {
         let copies = 1 + self.node.repositories.keys().len() as u64;
         let memory = payload.length.saturating_mul(copies);
         let memory = memory.saturating_add(payload.plain_length);
-        Arc::new(self.node.budget.hold(memory).await)
+        ex.hold(memory).await
     }
 
     fn check_held(&self, session: u64) -> Result<(), Failure> {
@@ -372,54 +382,5 @@ impl Served {
         )
         .remedy("another node of the mesh does: give more than one mesh-node")
         .again())
-    }
-}
-
-async fn body(stream: &mut Stream, head: PayloadHead, limit: u64) -> Result<Bytes, StreamError> {
-    stream
-        .recv_bytes(head.length, usize::try_from(limit).unwrap_or(usize::MAX))
-        .await
-}
-
-async fn reply<T: Serialize>(stream: &mut Stream, result: Result<T, Failure>) -> Result<(), StreamError> {
-    match stream.send_within(&result, MESSAGE_LIMIT).await {
-        // The asker would take it for a violation of the protocol, and not know what to do.
-        Err(StreamError::TooLong { length, max }) => {
-            let what = format!("the answer has {length} bytes, a message at most {max}");
-            tracing::error!("{what}");
-            stream.send(&Err::<T, _>(Failure::new(ExitCode::Assert, what))).await
-        }
-        sent => sent,
-    }
-}
-
-/// A reply whose failure belongs into the node's log as well.
-async fn logged<T: Serialize>(
-    stream: &mut Stream,
-    request: &'static str,
-    result: Result<T, Failure>,
-) -> Result<(), StreamError> {
-    if let Err(failure) = &result {
-        tracing::warn!(request, code = failure.code.number(), "{failure}");
-    }
-    reply(stream, result).await
-}
-
-async fn reply_with_body<T: Serialize>(
-    stream: &mut Stream,
-    result: Result<(T, Option<Bytes>), Failure>,
-) -> Result<(), StreamError> {
-    match result {
-        Ok((head, body)) => {
-            reply(stream, Ok(head)).await?;
-            match body {
-                Some(body) => stream.send_bytes(&body).await,
-                None => Ok(()),
-            }
-        }
-        Err(failure) => {
-            tracing::warn!(code = failure.code.number(), "{failure}");
-            reply::<T>(stream, Err(failure)).await
-        }
     }
 }

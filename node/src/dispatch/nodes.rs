@@ -1,17 +1,19 @@
 //! Requests about the nodes of the mesh, and those that nodes ask of each other.
 
-use super::{CHUNK_READ, SEGMENT_READ, Served, body, logged, reply, reply_with_body};
+use super::Served;
+use crate::exchange::Exchange;
 use crate::services::Comer;
 use pgmesh_protocol::{
-    BODY_LIMIT, CONSENSUS_LIMIT, ChangeNode, Consensus, ExitCode, Failure, JoinRequest, MayLeave, Request,
-    SyncRepository,
+    Announce, BODY_LIMIT, BeginAnew, CONSENSUS_LIMIT, ChangeNode, CollectGarbage, Consensus, DeleteObject, ExitCode,
+    Failure, GetAuthority, GetNodeStatus, GetStatus, JoinRequest, ListCertificates, ListNodes, MayLeave, ReadObject,
+    RenewCertificate, Request, RevokeCertificates, StoreObject, SyncRepository, Vouch,
 };
-use pgmesh_storage::{ObjectName, wire};
-use pgmesh_transport::{Stream, StreamError};
+use pgmesh_storage::wire;
+use pgmesh_transport::StreamError;
 use tokio::sync::mpsc;
 
 impl Served {
-    pub(super) async fn serve_nodes(&self, request: Request, stream: &mut Stream) -> Result<(), StreamError> {
+    pub(super) async fn serve_nodes(&self, request: Request, ex: &mut Exchange<'_>) -> Result<(), StreamError> {
         let (node, actor) = (&*self.node, self.actor.as_str());
         match request {
             Request::Renew(renew) => {
@@ -19,31 +21,30 @@ impl Served {
                     Ok(member) => node.membership.renew(member, &renew).await,
                     Err(failure) => Err(failure),
                 };
-                logged(stream, "certificate renewal", renewed).await
+                ex.logged::<RenewCertificate>(renewed).await
             }
-            Request::ListCertificates(list) => reply(stream, node.membership.list_certificates(list).await).await,
+            Request::ListCertificates(list) => {
+                ex.reply::<ListCertificates>(node.membership.list_certificates(list).await)
+                    .await
+            }
             Request::RevokeCertificates(revoke) => {
                 let revoked = match self.member() {
                     Ok(member) => node.membership.revoke_certificates(member, revoke).await,
                     Err(failure) => Err(failure),
                 };
-                logged(stream, "client revoke", revoked).await
+                ex.logged::<RevokeCertificates>(revoked).await
             }
-            Request::ListNodes(_) => reply(stream, node.membership.list_nodes()).await,
+            Request::ListNodes(_) => ex.reply::<ListNodes>(node.membership.list_nodes()).await,
             Request::ChangeNode(ChangeNode { name, change }) => {
-                logged(
-                    stream,
-                    "node change",
-                    node.membership.change_node(actor, &name, change).await,
-                )
-                .await
+                ex.logged::<ChangeNode>(node.membership.change_node(actor, &name, change).await)
+                    .await
             }
-            Request::Status(_) => reply(stream, node.mesh_status().await).await,
+            Request::Status(_) => ex.reply::<GetStatus>(node.mesh_status().await).await,
             Request::SyncRepository(SyncRepository { repo }) => {
                 let (sink, mut events) = mpsc::channel(4);
                 let pass_on = async {
                     while let Some(event) = events.recv().await {
-                        reply(stream, Ok(event)).await?;
+                        ex.reply::<SyncRepository>(Ok(event)).await?;
                     }
                     Ok(())
                 };
@@ -51,12 +52,12 @@ impl Served {
                 let ((), passed) = tokio::join!(node.sync_repository(repo, sink), pass_on);
                 passed
             }
-            other => self.serve_peer(other, stream).await,
+            other => self.serve_peer(other, ex).await,
         }
     }
 
     /// Failures for strangers' tokens are in the log once a minute, not one by one.
-    pub(super) async fn join(&self, join: JoinRequest, stream: &mut Stream) -> Result<(), StreamError> {
+    pub(super) async fn join(&self, join: JoinRequest, ex: &mut Exchange<'_>) -> Result<(), StreamError> {
         let comer = Comer {
             address: self.remote,
             place: self.place.as_deref(),
@@ -70,10 +71,10 @@ impl Served {
             Ok(_) => tracing::info!(name, address = %self.remote, "joined"),
             Err(failure) => tracing::debug!(name, address = %self.remote, "a join was refused: {failure}"),
         }
-        reply(stream, joined).await
+        ex.reply::<JoinRequest>(joined).await
     }
 
-    async fn serve_peer(&self, request: Request, stream: &mut Stream) -> Result<(), StreamError> {
+    async fn serve_peer(&self, request: Request, ex: &mut Exchange<'_>) -> Result<(), StreamError> {
         let node = &*self.node;
         match request {
             // Between nodes a message may be longer.
@@ -84,39 +85,41 @@ impl Served {
                 match decoded {
                     Ok(message) => {
                         let answer = wire::encode(&node.catalog.answer(message).await);
-                        stream.send(&Ok::<_, Failure>(Consensus(answer.into()))).await
+                        ex.reply::<Consensus>(Ok(Consensus(answer.into()))).await
                     }
                     Err(error) => {
                         let failure =
                             Failure::new(ExitCode::Protocol, "reading a message of the Raft group").because(error);
-                        reply::<()>(stream, Err(failure)).await
+                        ex.refuse(failure).await
                     }
                 }
             }
             Request::Announce(announce) => {
                 let heard = self.member().and_then(|member| node.membership.hear(member, &announce));
-                logged(stream, "announcement", heard).await
+                ex.logged::<Announce>(heard).await
             }
-            Request::Authority(_) => logged(stream, "authority", node.hand_over_authority()).await,
+            Request::Authority(_) => ex.logged::<GetAuthority>(node.hand_over_authority()).await,
             Request::BeginAnew(begin) => {
                 let number = match self.member() {
                     Ok(member) => node.membership.renumber(member, begin).await,
                     Err(failure) => Err(failure),
                 };
-                logged(stream, "new beginning", number).await
+                ex.logged::<BeginAnew>(number).await
             }
-            Request::Vouch(vouch) => reply(stream, Ok(node.vouch(&vouch))).await,
-            Request::MayLeave(MayLeave { node_id }) => reply(stream, node.membership.may_leave(node_id).await).await,
-            Request::NodeStatus(_) => reply(stream, Ok(node.node_status())).await,
+            Request::Vouch(vouch) => ex.reply::<Vouch>(Ok(node.vouch(&vouch))).await,
+            Request::MayLeave(MayLeave { node_id }) => {
+                ex.reply::<MayLeave>(node.membership.may_leave(node_id).await).await
+            }
+            Request::NodeStatus(_) => ex.reply::<GetNodeStatus>(Ok(node.node_status())).await,
             Request::StoreObject(store) => {
                 // As it came, and encrypted once for each repository.
                 let copies = 1 + store.targets.len() as u64;
-                let _held = node.peer_budget.hold(store.payload.length.saturating_mul(copies)).await;
-                let body = body(stream, store.payload, BODY_LIMIT).await?;
+                let _held = ex.hold(store.payload.length.saturating_mul(copies)).await?;
+                let body = ex.body(store.payload, BODY_LIMIT).await?;
                 let (ends, mut ended) = mpsc::channel(store.targets.len().max(1));
                 let pass_on = async {
                     while let Some(stored) = ended.recv().await {
-                        reply(stream, Ok(stored)).await?;
+                        ex.reply::<StoreObject>(Ok(stored)).await?;
                     }
                     Ok(())
                 };
@@ -124,21 +127,14 @@ impl Served {
                 passed
             }
             Request::ReadObject(read) => {
-                let memory = match read.object {
-                    ObjectName::Segment { .. } => SEGMENT_READ,
-                    _ => CHUNK_READ,
-                };
-                let _held = node.peer_budget.hold(memory).await;
                 let (answer, body) = node.read_object(read).await;
-                reply_with_body(stream, Ok((answer, body))).await
+                ex.reply_with_body::<ReadObject>(Ok((answer, body))).await
             }
-            Request::DeleteObject(delete) => reply(stream, Ok(node.delete_object(delete).await)).await,
-            Request::CollectGarbage(_) => {
-                logged(stream, "garbage collection", node.janitor.collect_garbage().await).await
-            }
+            Request::DeleteObject(delete) => ex.reply::<DeleteObject>(Ok(node.delete_object(delete).await)).await,
+            Request::CollectGarbage(_) => ex.logged::<CollectGarbage>(node.janitor.collect_garbage().await).await,
             other => {
                 let failure = Failure::new(ExitCode::Assert, format!("{} is not served here", other.name()));
-                reply::<()>(stream, Err(failure)).await
+                ex.refuse(failure).await
             }
         }
     }

@@ -1,14 +1,15 @@
 //! Files that lie in parts, on their way in and out.
 
-use super::{Served, logged, reply, reply_with_body};
+use super::Served;
+use crate::exchange::Exchange;
 use crate::services::{PartedFile, PushPartsError};
-use pgmesh_protocol::{PartsTurn, PushSegment};
-use pgmesh_transport::{Stream, StreamError};
+use pgmesh_protocol::{GetSegment, PushSegment};
+use pgmesh_transport::StreamError;
 
 impl Served {
-    pub(super) async fn push_parts(&self, push: PushSegment, stream: &mut Stream) -> Result<(), StreamError> {
+    pub(super) async fn push_parts(&self, push: PushSegment, ex: &mut Exchange<'_>) -> Result<(), StreamError> {
         let (node, actor) = (&*self.node, self.actor.as_str());
-        let pushed = node.archive.push_parts(actor, &push, stream).await;
+        let pushed = node.archive.push_parts(actor, &push, ex).await;
         let pushed = match pushed {
             Ok(pushed) => Ok(pushed),
             Err(PushPartsError::Failed(failure)) => Err(failure),
@@ -23,7 +24,7 @@ impl Served {
             // Said already.
             Ok(pushed) if pushed.was_told => Ok(()),
             Ok(pushed) => {
-                let answered = reply(stream, Ok(pushed.pushed)).await;
+                let answered = ex.reply::<PushSegment>(Ok(pushed.pushed)).await;
                 // After the answer: PostgreSQL waits for the push, and for nothing else.
                 if let Some(map) = pushed.map {
                     self.node.archive.clone().keep_map_later(push, map);
@@ -31,13 +32,13 @@ impl Served {
                 answered
             }
             // Before the parts it is read as the turn, behind them as the end.
-            Err(failure) => logged::<PartsTurn>(stream, "archive-push", Err(failure)).await,
+            Err(failure) => ex.logged::<PushSegment>(Err(failure)).await,
         }
     }
 
     /// Sends the parts of a file, and reads each one while the one before is sent.
-    pub(super) async fn send_parts(&self, file: &PartedFile, stream: &mut Stream) -> Result<(), StreamError> {
-        reply(stream, Ok(file.reply())).await?;
+    pub(super) async fn send_parts(&self, file: &PartedFile, ex: &mut Exchange<'_>) -> Result<(), StreamError> {
+        ex.reply::<GetSegment>(Ok(file.reply())).await?;
         let mut parts = file.parts();
         let Some(first) = parts.next() else { return Ok(()) };
         let mut read = self.node.archive.get_part(file, first).await;
@@ -50,7 +51,7 @@ impl Served {
                     None => None,
                 }
             };
-            let (sent, next) = tokio::join!(reply_with_body(stream, read), reading);
+            let (sent, next) = tokio::join!(ex.send_part(read), reading);
             sent?;
             match next {
                 Some(next) => read = next,

@@ -11,6 +11,7 @@ use super::aside::{Condition, Content};
 use super::joined;
 use crate::archive::Archive;
 use crate::budget::Held;
+use crate::exchange::Exchange;
 use crate::repositories::{FileWrite, FileWritten, PartToWrite};
 use bytes::Bytes;
 use futures::stream;
@@ -79,15 +80,14 @@ impl Archive {
         &self,
         actor: &str,
         push: &PushSegment,
-        stream: &mut Stream,
+        ex: &mut Exchange<'_>,
     ) -> Result<PartsPushed, PushPartsError> {
         let incoming = incoming(push)?;
         let content = || Content::InParts(push.payload.digest);
         let mut plan = match self.plan_again(push, &incoming.file, content()).await? {
             Planned::Write(plan) => plan,
             Planned::Already(pushed) => {
-                let done: Result<_, Failure> = Ok(PartsTurn::Done(pushed.clone()));
-                stream.send(&done).await?;
+                ex.turn(PartsTurn::Done(pushed.clone())).await?;
                 return Ok(PartsPushed {
                     pushed,
                     was_told: true,
@@ -103,10 +103,10 @@ impl Archive {
             targets: plan.targets.clone(),
             ack: plan.wanted,
         };
-        stream.send(&Ok::<_, Failure>(PartsTurn::Send)).await?;
+        ex.turn(PartsTurn::Send).await?;
         let condition = plan.filed.condition.take();
         let (sender, parts) = mpsc::channel(1);
-        let receive = self.receive_parts(&incoming, &plan, condition, stream, sender);
+        let receive = self.receive_parts(&incoming, &plan, condition, ex, sender);
         let write = async {
             self.repositories
                 .write_file(&file, parts)
@@ -152,7 +152,7 @@ impl Archive {
         incoming: &Incoming<'_>,
         plan: &Plan,
         mut condition: Option<Condition>,
-        stream: &mut Stream,
+        ex: &mut Exchange<'_>,
         sender: mpsc::Sender<PartToWrite>,
     ) -> Result<Received, PushPartsError> {
         let push = incoming.push;
@@ -162,7 +162,7 @@ impl Archive {
         for part in FilePart::all(incoming.of) {
             let stopping = || Failure::new(ExitCode::Runtime, "the node is stopping").again();
             let turn = turns.clone().acquire_owned().await.map_err(|_| stopping())?;
-            let (payload, held) = self.receive_part(push, part, condition.is_some(), stream).await?;
+            let (payload, held) = self.receive_part(push, part, condition.is_some(), ex).await?;
             payload_length += payload.bytes.len() as u64;
             let (payload, plain, inspecting) = inspect(inspector.take(), part, payload).await?;
             inspector = Some(inspecting);
@@ -171,7 +171,7 @@ impl Archive {
             }
             drop(plain);
             if part.is_last() {
-                expect_end(stream, &push.file).await?;
+                expect_end(ex.stream(), &push.file).await?;
                 let digest = inspector.as_ref().map(Inspector::digest);
                 check_whole(push, digest)?;
                 if let Some(condition) = &condition {
@@ -199,19 +199,20 @@ impl Archive {
         push: &PushSegment,
         part: FilePart,
         is_compared: bool,
-        stream: &mut Stream,
+        ex: &mut Exchange<'_>,
     ) -> Result<(Payload, Held), PushPartsError> {
         let silent = |_| StreamError::Stalled { after: STALL_LIMIT };
-        let head = tokio::time::timeout(STALL_LIMIT, stream.recv::<PayloadHead>(MESSAGE_LIMIT));
+        let head = tokio::time::timeout(STALL_LIMIT, ex.stream().recv::<PayloadHead>(MESSAGE_LIMIT));
         let head = head.await.map_err(silent)??;
         check_head(push, part, &head)?;
         // As it came, encrypted once for each repository, and plain; and as much of the archived file to compare.
         let copies = 1 + self.repositories.keys().len() as u64;
         let compared = if is_compared { 3 * FILE_PART_LENGTH } else { 0 };
         let memory = head.length * copies + head.plain_length + compared;
-        let held = self.budget.hold(memory).await;
+        let held = ex.hold_more(memory).await?;
         let limit = usize::try_from(FILE_PART_LENGTH).unwrap_or(usize::MAX);
-        let body: Bytes = stream.recv_bytes(head.length, limit).await?;
+        let receive = async |stream: &mut Stream| stream.recv_bytes(head.length, limit).await;
+        let body: Bytes = held.transfer(head.length, ex.stream(), receive).await?;
         Ok((joined(head, body)?, held))
     }
 

@@ -6,12 +6,15 @@
 use super::running_time::RunningTime;
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::{LogIndex, Refusal, SessionId};
+use pgmesh_transport::Account;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// One process has one session, or a few while it looks for its way.
 const MOST_OF_A_CONNECTION: usize = 16;
+/// An owner of many stanzas may run a backup of each at the same time.
+const MOST_OF_AN_ACCOUNT: usize = 256;
 /// So many characters are kept of a holder's description of itself.
 const HOLDER: usize = 200;
 /// So many reasons for the end of sessions, the latest, are remembered for their holders.
@@ -31,13 +34,14 @@ struct Open {
     /// As far as this node knows.
     lease: LogIndex,
     connection: Option<ConnectionNumber>,
+    account: Account,
     /// When it was attached, or detached, in this process's running time.
     since: Duration,
 }
 
 /// A client's connection.
-#[derive(Default)]
 struct Connection {
+    account: Account,
     /// Requests being served.
     serving: usize,
     /// When the last request was served, in this process's running time.
@@ -86,8 +90,13 @@ impl ClientSessions {
     }
 
     /// A client has connected.
-    pub(crate) fn connected(&self, connection: ConnectionNumber) {
-        self.lock().connections.insert(connection, Connection::default());
+    pub(crate) fn connected(&self, connection: ConnectionNumber, account: Account) {
+        let new = Connection {
+            account,
+            serving: 0,
+            served: Duration::ZERO,
+        };
+        self.lock().connections.insert(connection, new);
     }
 
     /// A connection has ended; its sessions are without a connection now.
@@ -102,26 +111,39 @@ impl ClientSessions {
         }
     }
 
-    /// A connection that opens ever more sessions is refused.
+    /// A connection or an account that opens ever more sessions is refused.
     pub(super) fn check_room(&self, connection: ConnectionNumber) -> Result<(), Failure> {
         let inner = self.lock();
         let own = inner.open.values().filter(|open| open.connection == Some(connection));
-        match own.count() {
-            0..MOST_OF_A_CONNECTION => Ok(()),
-            open => Err(Failure::new(
-                ExitCode::Protocol,
-                format!("this connection has {open} sessions already"),
-            )),
+        let open = own.count();
+        if open >= MOST_OF_A_CONNECTION {
+            let what = format!("this connection has {open} sessions already");
+            return Err(Failure::new(ExitCode::Protocol, what));
         }
+        let Some(account) = inner.connections.get(&connection).map(|known| &known.account) else {
+            return Ok(());
+        };
+        // Those whose connection is gone count, too: whoever connects again gets no more.
+        let open = inner.open.values().filter(|open| open.account == *account).count();
+        if open < MOST_OF_AN_ACCOUNT || *account == Account::Nodes {
+            return Ok(());
+        }
+        let what = format!("{account} have {open} sessions at this node already");
+        Err(Failure::new(ExitCode::LockAcquire, what)
+            .remedy("wait until a backup or a restore has ended, or ask another node: give more than one mesh-node"))
     }
 
     /// A session began, or goes on, on this connection. Not if the connection has ended meanwhile, or if the holder has
     /// moved on: the session would never be detached.
     pub(crate) fn attach(&self, session: SessionId, terms: Terms, now: Duration) -> Result<(), Failure> {
         let mut inner = self.lock();
-        if !inner.connections.contains_key(&terms.connection) {
+        let Some(account) = inner
+            .connections
+            .get(&terms.connection)
+            .map(|known| known.account.clone())
+        else {
             return Err(Failure::new(ExitCode::HostConnect, "the connection has ended meanwhile").again());
-        }
+        };
         if inner.open.get(&session).is_some_and(|open| open.turn > terms.turn) {
             return Err(Failure::from(Refusal::SessionMoved(session)).again());
         }
@@ -130,6 +152,7 @@ impl ClientSessions {
             turn: terms.turn,
             lease: terms.lease,
             connection: Some(terms.connection),
+            account,
             since: now,
         };
         inner.open.insert(session, open);
@@ -293,6 +316,10 @@ mod tests {
         }
     }
 
+    fn account(stanza: &str) -> Account {
+        Account::of_stanzas(&[stanza.parse().unwrap()])
+    }
+
     fn at(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
     }
@@ -300,7 +327,7 @@ mod tests {
     #[test]
     fn a_session_is_never_tied_to_a_connection_that_has_ended() {
         let (clients, session) = (ClientSessions::default(), SessionId(LogIndex(7)));
-        clients.connected(1);
+        clients.connected(1, account("aa"));
         clients.disconnected(1, at(0));
         let refused = clients.attach(session, terms(0, 1), at(1)).unwrap_err();
         assert!(refused.again, "{refused}");
@@ -310,21 +337,37 @@ mod tests {
     #[test]
     fn what_a_client_sends_is_bounded() {
         let clients = ClientSessions::default();
-        clients.connected(1);
+        clients.connected(1, account("aa"));
         for number in 0..MOST_OF_A_CONNECTION as u64 {
             clients.check_room(1).unwrap();
             clients.attach(SessionId(LogIndex(number)), terms(0, 1), at(0)).unwrap();
         }
         assert_eq!(clients.check_room(1).unwrap_err().code, ExitCode::Protocol);
         assert!(clients.check_room(2).is_ok());
+        for number in 16..MOST_OF_AN_ACCOUNT as u64 {
+            let connection = 1 + number / 16;
+            clients.connected(connection, account("aa"));
+            clients
+                .attach(SessionId(LogIndex(number)), terms(0, connection), at(0))
+                .unwrap();
+            clients.disconnected(connection, at(0));
+        }
+        clients.connected(100, account("aa"));
+        let refused = clients.check_room(100).unwrap_err();
+        assert_eq!(
+            refused.what,
+            "the clients of stanza aa have 256 sessions at this node already"
+        );
+        clients.connected(101, account("bb"));
+        clients.check_room(101).unwrap();
         assert_eq!(holder_words(&"ä".repeat(1000)).chars().count(), HOLDER);
     }
 
     #[test]
     fn a_move_that_comes_late_takes_nothing_away() {
         let (clients, session) = (ClientSessions::default(), SessionId(LogIndex(7)));
-        clients.connected(1);
-        clients.connected(2);
+        clients.connected(1, account("aa"));
+        clients.connected(2, account("aa"));
         clients.attach(session, terms(1, 1), at(0)).unwrap();
         clients.attach(session, terms(2, 2), at(0)).unwrap();
         assert!(clients.attach(session, terms(1, 1), at(0)).is_err());
@@ -339,7 +382,7 @@ mod tests {
     #[test]
     fn a_session_is_quiet_since_its_connection_last_asked_for_something() {
         let (clients, session) = (ClientSessions::default(), SessionId(LogIndex(7)));
-        clients.connected(1);
+        clients.connected(1, account("aa"));
         clients.attach(session, terms(0, 1), at(10)).unwrap();
         let quiet = |now| clients.quiet(now)[0].2;
         assert_eq!(quiet(at(15)), at(5));

@@ -12,6 +12,7 @@ use pgmesh_raft::{
     Command, LogIndex, MeshRecord, NodeName, NodeRecord, NodeService, Proposal, Refusal, Reply, RequestId, SessionId,
     SessionKind, View, VotePolicy,
 };
+use pgmesh_transport::Account;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -182,7 +183,7 @@ impl World {
             incarnation: 0,
         };
         let nodes: Vec<Node> = (0..NODES).map(node).collect();
-        nodes[0].clients.connected(1);
+        nodes[0].clients.connected(1, Account::Monitors);
         let terms = Terms {
             ack: 1,
             turn: 0,
@@ -284,7 +285,7 @@ impl World {
             self.connections += 1;
             self.turn += 1;
             let (turn, connection) = (self.turn, self.connections);
-            self.nodes[node].clients.connected(connection);
+            self.nodes[node].clients.connected(connection, Account::Monitors);
             self.at = Some((node, connection));
             self.asked = self.now;
             self.later(node, Event::Resume { turn, connection });

@@ -2,6 +2,7 @@
 
 mod admission;
 mod failures;
+mod guests;
 mod limits;
 mod streams;
 mod support;

@@ -88,7 +88,9 @@ async fn open(node: &Node) -> SessionId {
         node: node.name.clone(),
         resume_key: None,
     };
-    node.backups.clients.connected(CONNECTION);
+    node.backups
+        .clients
+        .connected(CONNECTION, pgmesh_transport::Account::Nodes);
     node.backups
         .open_client_session("test", command, 2, CONNECTION)
         .await

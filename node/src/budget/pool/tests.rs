@@ -1,0 +1,295 @@
+use super::*;
+use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
+
+const MIB: u64 = 1 << 20;
+
+/// A pool of a hundred units with room for twenty, and a clock.
+struct Site {
+    pool: Pool,
+    now: Duration,
+}
+
+/// One that has asked.
+struct Asked {
+    account: Account,
+    units: u32,
+    ticket: Ticket,
+    told: oneshot::Receiver<()>,
+}
+
+/// A transfer under way.
+struct Moving(oneshot::Receiver<()>, Ticket);
+
+impl Moving {
+    fn has_to_end(&mut self) -> bool {
+        matches!(self.0.try_recv(), Err(oneshot::error::TryRecvError::Closed))
+    }
+}
+
+impl Asked {
+    fn has(&mut self) -> bool {
+        self.told.try_recv().is_ok()
+    }
+}
+
+fn account(name: &str) -> Account {
+    Account::of_stanzas(&[name.parse().unwrap()])
+}
+
+impl Site {
+    fn new() -> Self {
+        Self {
+            pool: Pool::new(100, 20),
+            now: Duration::ZERO,
+        }
+    }
+
+    fn ask(&mut self, name: &str, units: u32) -> Asked {
+        let (granted, told) = oneshot::channel();
+        let account = account(name);
+        let ticket = self.pool.ask(&account, units, granted, self.now);
+        Asked {
+            account,
+            units,
+            ticket,
+            told,
+        }
+    }
+
+    /// An ask that is granted at once.
+    fn take(&mut self, name: &str, units: u32) -> Asked {
+        let mut asked = self.ask(name, units);
+        assert!(asked.has(), "{name} {units}: {:?}", self.pool);
+        asked
+    }
+
+    /// An ask that is not.
+    fn wait(&mut self, name: &str, units: u32) -> Asked {
+        let mut asked = self.ask(name, units);
+        assert!(!asked.has(), "{name} {units}: {:?}", self.pool);
+        asked
+    }
+
+    fn give_back(&mut self, asked: Asked) {
+        self.pool.give_back(&asked.account, asked.units, self.now);
+    }
+
+    fn withdraw(&mut self, asked: &Asked) {
+        assert!(self.pool.withdraw(&asked.account, asked.ticket, self.now));
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        self.now += Duration::from_secs(seconds);
+    }
+
+    fn move_bytes(&mut self, name: &str, length: u64) -> Moving {
+        let (end, ended) = oneshot::channel();
+        let ticket = self.pool.begin(&account(name), length, end, self.now);
+        Moving(ended, ticket)
+    }
+
+    fn look(&mut self) -> bool {
+        self.pool.overdue(self.now).is_some()
+    }
+}
+
+#[test]
+fn an_account_that_holds_some_leaves_room_and_one_that_holds_nothing_may_have_it() {
+    let mut site = Site::new();
+    let first = site.take("a", 30);
+    let _second = site.take("a", 50);
+    let mut more = site.wait("a", 1);
+    let other = site.take("b", 15);
+    let _third = site.take("c", 5);
+    site.give_back(other);
+    assert!(!more.has());
+    site.give_back(first);
+    assert!(more.has());
+}
+
+#[test]
+fn who_holds_least_comes_first() {
+    let mut site = Site::new();
+    let all = site.take("a", 60);
+    let _b = site.take("b", 20);
+    let mut again = site.wait("a", 20);
+    let mut of_b = site.wait("b", 20);
+    let mut of_c = site.wait("c", 30);
+    site.give_back(all);
+    // 80 are free: 30 for c, then 20 for a, which holds nothing now; b would leave no room.
+    assert!(of_c.has() && again.has() && !of_b.has());
+}
+
+/// Smaller asks pass one that does not fit, until it has waited long.
+#[test]
+fn a_large_ask_is_passed_for_a_while_and_then_free_units_are_kept_for_it() {
+    let mut site = Site::new();
+    let slow = site.take("slow", 50);
+    let mut large = site.wait("large", 90);
+    let small = site.take("small", 10);
+    site.give_back(small);
+    site.pass(9);
+    let small = site.take("small", 10);
+    site.pass(1);
+    let mut late = site.wait("late", 1);
+    site.give_back(small);
+    assert!(!late.has());
+    site.give_back(slow);
+    assert!(large.has() && late.has());
+    site.give_back(large);
+}
+
+#[test]
+fn an_ask_that_is_withdrawn_keeps_nothing() {
+    let mut site = Site::new();
+    let _slow = site.take("slow", 50);
+    let large = site.wait("large", 90);
+    site.pass(10);
+    let mut small = site.wait("small", 10);
+    site.withdraw(&large);
+    assert!(small.has());
+}
+
+#[test]
+fn an_account_is_forgotten_when_it_holds_and_asks_nothing() {
+    let mut site = Site::new();
+    let all = site.take("a", 100);
+    let ask = site.wait("b", 1);
+    let moving = site.move_bytes("a", 1);
+    assert_eq!(site.pool.shares.len(), 2);
+    site.withdraw(&ask);
+    site.give_back(all);
+    assert_eq!(site.pool.shares.len(), 1);
+    site.pool.end(&account("a"), moving.1);
+    assert!(site.pool.shares.is_empty());
+    assert_eq!((site.pool.free(), site.pool.waiting()), (100, 0));
+}
+
+/// The youngest transfers end, one at each look, down to the part of the account; the oldest goes on.
+#[test]
+fn where_another_has_waited_too_long_the_youngest_transfers_of_who_holds_most_end() {
+    let mut site = Site::new();
+    let mut held: Vec<Asked> = (0..4).map(|_| site.take("a", 20)).collect();
+    let mut moving: Vec<Moving> = (0..4).map(|_| site.move_bytes("a", 4 * MIB)).collect();
+    let _b = site.take("b", 20);
+    let mut waiting = site.wait("c", 40);
+    site.pass(29);
+    assert!(!site.look());
+    site.pass(1);
+    // A third is the part of each: 80 are more, 60 and 40 as well.
+    for left in (1..4).rev() {
+        assert!(!waiting.has());
+        assert!(site.look(), "{left}");
+        assert!(moving[left].has_to_end());
+        site.pool.end(&account("a"), moving[left].1);
+        site.give_back(held.pop().unwrap());
+        moving.truncate(left);
+        if left == 2 {
+            assert!(waiting.has());
+            break;
+        }
+    }
+    assert!(!site.look(), "nobody waits");
+    assert!(!moving[0].has_to_end() && !moving[1].has_to_end());
+}
+
+#[test]
+fn the_oldest_transfer_ends_only_if_it_hardly_moves() {
+    let mut site = Site::new();
+    let _held = site.take("a", 80);
+    let mut moving = site.move_bytes("a", 16 * MIB);
+    let _waiting = site.wait("b", 40);
+    site.pass(60 + 1023);
+    assert!(!site.look() && !moving.has_to_end());
+    site.pass(1);
+    assert!(site.look() && moving.has_to_end());
+    assert!(!site.look(), "once is enough");
+}
+
+/// An account within its part is never hurt, and neither is one that has just begun; nor for an account that holds as
+/// much itself.
+#[test]
+fn no_transfer_ends_without_need() {
+    let mut site = Site::new();
+    let within = site.take("a", 45);
+    let _moving = [site.move_bytes("a", 1), site.move_bytes("a", 1)];
+    let _b = site.take("b", 55);
+    let _waiting = site.wait("b", 5);
+    site.pass(3600);
+    assert!(!site.look(), "b holds more than its part itself");
+    let _late = site.wait("c", 10);
+    site.pass(30);
+    assert!(!site.look(), "nothing of b moves");
+    site.give_back(within);
+    let mut site = Site::new();
+    let _held = site.take("a", 90);
+    let _waiting = site.wait("c", 20);
+    site.pass(30);
+    let _moving = [site.move_bytes("a", 1), site.move_bytes("a", 1)];
+    assert!(!site.look(), "they have just begun");
+    site.pass(10);
+    assert!(site.look());
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Ask(usize, u32),
+    GiveBack(usize),
+    Withdraw(usize),
+    Pass(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0..4_usize, 1..=100_u32).prop_map(|(name, units)| Step::Ask(name, units)),
+        2 => any::<usize>().prop_map(Step::GiveBack),
+        1 => any::<usize>().prop_map(Step::Withdraw),
+        1 => (0..8_u64).prop_map(Step::Pass),
+    ]
+}
+
+/// Moves those that have been granted from the one list to the other.
+fn grant(waiting: &mut Vec<Asked>, holding: &mut Vec<Asked>) {
+    let mut at = 0;
+    while at < waiting.len() {
+        match waiting[at].has() {
+            true => holding.push(waiting.swap_remove(at)),
+            false => at += 1,
+        }
+    }
+}
+
+proptest! {
+    /// Any asks, returns and withdrawals, at any time: what is held and what is free are the whole, and in the end
+    /// everybody has had what was asked for.
+    #[test]
+    fn everybody_is_granted_in_the_end(steps in proptest::collection::vec(step(), 0..200)) {
+        let mut site = Site::new();
+        let (mut waiting, mut holding): (Vec<Asked>, Vec<Asked>) = Default::default();
+        for step in steps {
+            match step {
+                Step::Ask(name, units) => waiting.push(site.ask(["a", "b", "c", "d"][name], units)),
+                Step::GiveBack(at) if !holding.is_empty() => {
+                    let one = holding.swap_remove(at % holding.len());
+                    site.give_back(one);
+                }
+                Step::Withdraw(at) if !waiting.is_empty() => {
+                    let one = waiting.swap_remove(at % waiting.len());
+                    site.withdraw(&one);
+                }
+                Step::GiveBack(_) | Step::Withdraw(_) => {}
+                Step::Pass(seconds) => site.pass(seconds),
+            }
+            grant(&mut waiting, &mut holding);
+            let held: u32 = holding.iter().map(|one| one.units).sum();
+            prop_assert_eq!(held + site.pool.free(), 100);
+            prop_assert_eq!(waiting.len(), site.pool.waiting());
+        }
+        while let Some(one) = holding.pop() {
+            site.give_back(one);
+            grant(&mut waiting, &mut holding);
+        }
+        prop_assert!(waiting.is_empty(), "they wait for nothing: {:?}", site.pool);
+        prop_assert!(site.pool.shares.is_empty());
+    }
+}
