@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::config::{Command, Config, calls};
 use crate::exit::{CommandError, ExitCode};
-use crate::{commands, help, logging, output};
+use crate::{commands, help, logging, output, version};
 
 /// Runs the program with its arguments, the program's name left out, and returns the process's exit code.
 ///
@@ -111,7 +111,7 @@ fn configure_and_dispatch(arguments: &[OsString], called: &mut Called) -> ExitCo
 fn dispatch(config: &Config) -> Result<ExitCode, CommandError> {
     match config.command() {
         Command::Help => output::print(&help::topic(config)?)?,
-        Command::Version => output::print(help::VERSION)?,
+        Command::Version => output::print(&version::text(config))?,
         Command::Completions => output::print(&help::completions(config)?)?,
         _ => return commands::run(config),
     }

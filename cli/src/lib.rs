@@ -27,5 +27,6 @@ pub mod progress;
 #[cfg(test)]
 mod reference;
 mod settings;
+mod version;
 
 pub use dispatch::run;

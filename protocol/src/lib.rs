@@ -68,7 +68,7 @@ pub use info::{
 };
 pub use mesh::{
     AmountInfo, MeshStatus, NodeAddress, NodeChange, NodeInfo, NodeRole, NodeState, NodeStatus, OrphanInfo, ReachInfo,
-    RenewCertificate, RepositoryStatus, SessionStatus, SyncEvent,
+    ReleaseStatus, RenewCertificate, RepositoryStatus, SessionStatus, StuckRelease, SyncEvent,
 };
 pub use names::{LogIndex, PlacedIdentity, RequestId};
 pub use peer::{

@@ -136,6 +136,29 @@ pub struct NodeStatus {
     pub stuck: Vec<StuckArchiver>,
     /// Its background workers that have ended unexpectedly since its start.
     pub workers: Vec<WorkerAlarm>,
+    /// As the leader: why objects that have expired are not deleted, if they are not.
+    pub release: Option<StuckRelease>,
+}
+
+/// Objects that have expired and are not deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StuckRelease {
+    /// Since when, Unix seconds.
+    pub since: i64,
+    /// The reason, as of the last look.
+    pub why: String,
+}
+
+/// The backups that have expired and whose objects are not deleted yet, in [`MeshStatus`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseStatus {
+    /// How many there are, of each repository that has some.
+    pub backups: Vec<(RepoKey, u64)>,
+    /// The first stanzas whose chunks are not known in full, since a manifest cannot be read. While there are some, no
+    /// chunk is deleted, of any stanza.
+    pub unlisted: Vec<String>,
+    /// Why the objects are not deleted, as the leader says.
+    pub stuck: Option<StuckRelease>,
 }
 
 /// An open session in [`MeshStatus`].
@@ -257,6 +280,8 @@ pub struct MeshStatus {
     pub sessions: Vec<SessionStatus>,
     /// How many are open.
     pub sessions_open: u64,
+    /// The backups that have expired and are not deleted yet.
+    pub release: ReleaseStatus,
 }
 
 /// The progress of a synchronization.

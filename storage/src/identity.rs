@@ -11,7 +11,7 @@ use crate::digest::DigestSuite;
 use crate::random::{self, RandomError};
 
 /// The format that this program writes, and the only one it reads.
-pub(crate) const REPOSITORY_FORMAT: u16 = 2;
+pub const REPOSITORY_FORMAT: u16 = 2;
 
 /// How the objects of a repository are encrypted. The names are pgBackRest's `cipher-type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

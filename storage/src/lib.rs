@@ -46,9 +46,9 @@ pub mod wire;
 pub use checked_text::CheckedTextError;
 pub use codec::{Codec, CodecError, ParseCodecError};
 pub use digest::{DIGEST_LENGTH, Digest, DigestSuite, Hasher, ParseDigestError, ParseDigestSuiteError};
-pub use envelope::EnvelopeError;
+pub use envelope::{ENVELOPE_FORMAT, EnvelopeError};
 pub use error::{Advice, Cause, Damage, StoreError};
-pub use identity::{Cipher, ParseCipherError, RepositoryIdentity};
+pub use identity::{Cipher, ParseCipherError, REPOSITORY_FORMAT, RepositoryIdentity};
 pub use keys::{EmptyPassphraseError, HexBytes, KeyDerivation, KeyError, Passphrase, WrappedKey};
 pub use manifest::{
     BackupSizes, BlockRange, DatabaseRecord, EntryKind, Extent, FINGERPRINT_PAGE, FileEntry, FileErrors,

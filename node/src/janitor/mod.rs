@@ -44,6 +44,7 @@ pub struct Janitor {
     finding_orphans: tokio::sync::Mutex<()>,
     lost: LostSearch,
     listed: release::Listed,
+    stuck: release::Stuck,
     pace: Pace,
 }
 
@@ -67,6 +68,7 @@ impl Janitor {
             finding_orphans: tokio::sync::Mutex::default(),
             lost: LostSearch::default(),
             listed: release::Listed::default(),
+            stuck: release::Stuck::default(),
         }
     }
 }

@@ -6,8 +6,9 @@
 //! chunks when it is deleted: a repository explains itself, and never has a manifest without its chunks.
 
 use crate::janitor::{Janitor, Part};
-use pgmesh_protocol::Failure;
+use pgmesh_protocol::{Failure, StuckRelease, now_unix};
 use pgmesh_raft::command::{DropUses, EndListing, NoteUses, Release};
+use pgmesh_raft::limits::{self, shortened};
 use pgmesh_raft::{CatalogError, Command, LogIndex, ObjectRef, Refusal, Reply, UseEvent, View};
 use pgmesh_storage::{BackupLabel, Digest, RepoKey, StanzaName};
 use std::collections::{BTreeMap, HashSet};
@@ -35,11 +36,16 @@ const LISTED_BITS: u32 = 40;
 struct Round {
     objects: u64,
     bytes: u64,
-    /// Something is left for the next round.
-    is_open: bool,
+    /// Something is left for the next round: the first reason.
+    open: Option<String>,
 }
 
 impl Round {
+    /// Something is left for the next round.
+    fn leave(&mut self, why: impl FnOnce() -> String) {
+        self.open.get_or_insert_with(why);
+    }
+
     /// Takes a command's outcome in; says whether all that it was about is through.
     fn note(&mut self, outcome: Result<Reply, CatalogError>) -> Result<bool, Failure> {
         match outcome {
@@ -50,17 +56,44 @@ impl Round {
             }) => {
                 self.objects += u64::from(objects);
                 self.bytes += bytes;
-                self.is_open |= waiting > 0;
+                if waiting > 0 {
+                    self.leave(|| {
+                        format!(
+                            "{waiting} chunks are still the only source of a copy that another repository owes, or a \
+                             backup under way names them"
+                        )
+                    });
+                }
                 Ok(waiting == 0)
             }
             // A backup of the stanza is being committed, or uses are not known.
-            Err(CatalogError::Refused(Refusal::Expiry(_))) => {
-                self.is_open = true;
+            Err(CatalogError::Refused(refusal @ Refusal::Expiry(_))) => {
+                self.leave(|| refusal.to_string());
                 Ok(false)
             }
             Ok(_) => Ok(true),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// Since when objects that have expired are not deleted, and why.
+#[derive(Debug, Default)]
+pub(super) struct Stuck(Mutex<Option<StuckRelease>>);
+
+impl Stuck {
+    /// The outcome of a round: none where nothing is left. The first round that left something says since when.
+    fn set(&self, why: Option<String>) {
+        let mut stuck = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = stuck.as_ref().map_or_else(now_unix, |stuck| stuck.since);
+        *stuck = why.map(|why| StuckRelease {
+            since,
+            why: shortened(why, limits::REASON),
+        });
+    }
+
+    fn get(&self) -> Option<StuckRelease> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -110,13 +143,18 @@ impl Expired {
                 repo, stanza, label, ..
             } = self;
             tracing::warn!(%repo, %stanza, %label, error = %failure, "what an expired backup needed is released later");
-            round.is_open = true;
+            round.leave(|| format!("backup {label} of {stanza} in repo{repo}: {failure}"));
             false
         })
     }
 }
 
 impl Janitor {
+    /// As the leader: why objects that have expired are not deleted, if they are not.
+    pub(crate) fn stuck_release(&self) -> Option<StuckRelease> {
+        self.stuck.get()
+    }
+
     /// Releases what has expired, until the node stops. The leader does it for the whole mesh.
     pub async fn keep_releasing(self: Arc<Self>) {
         let mut failed = 0;
@@ -129,16 +167,20 @@ impl Janitor {
                             let (objects, bytes) = (round.objects, round.bytes);
                             tracing::info!(objects, bytes, "objects that only expired backups needed are released");
                         }
-                        failed = if round.is_open { failed + 1 } else { 0 };
+                        failed = if round.open.is_some() { failed + 1 } else { 0 };
+                        self.stuck.set(round.open);
                     }
                     Err(failure) => {
                         failed += 1;
+                        self.stuck.set(Some(failure.to_string()));
                         tracing::warn!(error = %failure, "expired objects are released later");
                     }
                 }
                 if failed > 0 && !cfg!(test) {
                     pause = backed_off(AGAIN, failed);
                 }
+            } else {
+                self.stuck.set(None);
             }
             tokio::time::sleep(pause).await;
         }
@@ -161,20 +203,20 @@ impl Janitor {
             }
             if let Err(failure) = self.list_uses(&stanza).await {
                 tracing::warn!(%stanza, error = %failure, "the chunks that backups use are noted later");
-                round.is_open = true;
+                round.leave(|| format!("the chunks that the backups of {stanza} use are not known: {failure}"));
             }
         }
         let view = self.catalog.view();
         if let Some(stanza) = view.release_held_by()? {
             tracing::debug!(%stanza, "no chunk is released before its uses are known");
-            round.is_open = true;
+            round.leave(|| format!("the chunks that the backups of {stanza} use are not known yet"));
             return Ok(round);
         }
         let abandoned: Vec<_> = view.abandoned().collect::<Result<_, _>>()?;
         for ((stanza, label), ()) in abandoned {
             if let Err(failure) = self.drop_uses(&stanza, &label, &mut round).await {
                 tracing::warn!(%stanza, %label, error = %failure, "the uses of a backup that was given up are dropped later");
-                round.is_open = true;
+                round.leave(|| format!("backup {label} of {stanza}, which was given up: {failure}"));
             }
         }
         let releases: Vec<_> = view.releases().collect::<Result<_, _>>()?;
@@ -247,8 +289,12 @@ impl Janitor {
             label: label.clone(),
         };
         if self.catalog.view().has_garbage(&manifest, *repo)? {
-            // Its repository is away, or an older session is open.
-            round.is_open = true;
+            round.leave(|| {
+                format!(
+                    "the manifest of backup {label} of {stanza} is still in repo{repo}: the repository is away, or keeps it, \
+                     or an older session is open"
+                )
+            });
             return Ok(());
         }
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;

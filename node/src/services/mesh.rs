@@ -9,11 +9,17 @@ use crate::services::info::{debt_info, kept_info};
 use futures::future::join_all;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{
-    AmountInfo, Failure, MeshStatus, NodeInfo, NodeRole, NodeStatus, OrphanInfo, RepositoryStatus, now_unix,
+    AmountInfo, Failure, MeshStatus, NodeInfo, NodeRole, NodeStatus, OrphanInfo, ReleaseStatus, RepositoryStatus,
+    now_unix,
 };
 use pgmesh_raft::limits::{self, shortened};
 use pgmesh_raft::{Amount, OrphanScan, View};
+use pgmesh_storage::RepoKey;
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+/// So many stanzas without a list of their chunks are named.
+const UNLISTED: usize = 10;
 
 impl Node {
     /// How this node does.
@@ -41,6 +47,7 @@ impl Node {
             workers: self.supervisor.alarms(self.name.as_str()),
             skipped: status.skipped,
             failure: status.failure.map(|why| shortened(why, limits::REASON)),
+            release: self.janitor.stuck_release(),
         }
     }
 
@@ -78,6 +85,7 @@ impl Node {
             repositories,
             sessions,
             sessions_open,
+            release: release_state(&view, &accounts)?,
             nodes: nodes.into_iter().zip(accounts).collect(),
         })
     }
@@ -160,4 +168,22 @@ fn orphan_info(scan: &OrphanScan) -> OrphanInfo {
 fn free_bytes(path: &std::path::Path) -> Option<u64> {
     let found = rustix::fs::statvfs(path).ok()?;
     Some(found.f_bavail.saturating_mul(found.f_frsize))
+}
+/// The backups that have expired and are not deleted yet.
+fn release_state(view: &View, accounts: &[Result<NodeStatus, String>]) -> Result<ReleaseStatus, Failure> {
+    let mut backups: BTreeMap<RepoKey, u64> = BTreeMap::new();
+    for row in view.releases() {
+        let ((repo, ..), _) = row?;
+        *backups.entry(repo).or_default() += 1;
+    }
+    let unlisted = view
+        .unlisted()
+        .take(UNLISTED)
+        .map(|row| row.map(|(stanza, _)| stanza.to_string()));
+    let told = accounts.iter().flatten().filter_map(|own| own.release.clone());
+    Ok(ReleaseStatus {
+        backups: backups.into_iter().collect(),
+        unlisted: unlisted.collect::<Result<_, _>>()?,
+        stuck: told.min_by_key(|stuck| stuck.since),
+    })
 }

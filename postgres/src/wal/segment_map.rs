@@ -11,7 +11,7 @@ use super::record::{self, MAX_LENGTH};
 use crate::{Lsn, PgVersion, SegmentName, SegmentSize, TimelineId};
 
 /// The first byte of a stored map.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = SegmentMap::FORMAT;
 /// The bytes that are kept of a record which begins or ends in another segment. The needed fields are in its first 1000
 /// bytes, except in a transaction's record: for that one, 5,000 dropped relations fit.
 const KEPT: usize = 64 << 10;
@@ -108,6 +108,9 @@ impl SegmentMapper {
 }
 
 impl SegmentMap {
+    /// The format of an encoded map: its first byte.
+    pub const FORMAT: u8 = 1;
+
     /// The most bytes that a stored map has.
     pub const MAX_LENGTH: usize = 3 << 20;
 

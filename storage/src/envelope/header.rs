@@ -23,7 +23,7 @@ pub(super) const HEADER_LENGTH: usize = 36;
 
 /// Made like PNG's: its non-ASCII byte and its line feed show whether a file was treated as text.
 const MAGIC: [u8; 8] = *b"\x89pgmesh\n";
-const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 1;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {

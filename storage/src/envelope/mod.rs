@@ -37,6 +37,9 @@ const IV_LENGTH: usize = 16;
 const TAG_LENGTH: usize = 32;
 const BLOCK_LENGTH: usize = 16;
 
+/// The version of the envelope that this program writes, and the only one it reads.
+pub const ENVELOPE_FORMAT: u8 = header::VERSION;
+
 /// The longest object of a kind, in bytes.
 pub(crate) const fn max_object_length(kind: ObjectKind) -> u64 {
     kind.max_plain_length() + (HEADER_LENGTH + IV_LENGTH + BLOCK_LENGTH + TAG_LENGTH) as u64

@@ -9,6 +9,7 @@ use crate::commands::info::{
     HOLES_REMEDY, costs, describe_holes, describe_kept, describe_lost, describe_stuck, describe_troubles,
     describe_uncompared, describe_worker, lost_remedy,
 };
+use crate::commands::status::text;
 use crate::commands::status::words::{role, round_trip, unopened};
 use crate::output::{size, timestamp};
 use pgmesh_client::mesh::Probed;
@@ -21,6 +22,9 @@ const CLOCK_TOLERANCE: u64 = 5;
 const CERTIFICATE_MARGIN: i64 = 30 * 86_400;
 /// A node with less free space, in bytes, is soon full.
 const LITTLE_ROOM: u64 = 1 << 30;
+/// Expired objects that are not deleted for so long, in seconds, are worth a look: a backup or a restore has ended by
+/// then, and a node has started again.
+const LONG_EXPIRED: i64 = 6 * 3600;
 /// A node that lags by more log entries than this is behind, not just about to apply them.
 const LAG: u64 = 1000;
 
@@ -95,12 +99,32 @@ pub fn judge(seen: &Seen) -> Vec<Check> {
             checks.extend(uncompared(status));
             checks.extend(stuck_archivers(status));
             checks.extend(workers(status));
+            checks.extend(expired(seen, status));
             checks.push(holes(status));
             checks.extend(sessions(seen.answered, status));
         }
     }
     checks.extend(seen.archivers.iter().flat_map(archiver::checks));
     checks
+}
+
+/// Objects that have expired and fill a disk.
+fn expired(seen: &Seen, status: &MeshStatus) -> Option<Check> {
+    let stuck = status.release.stuck.as_ref()?;
+    let found = text::expired(&status.release)?;
+    if seen.answered - stuck.since < LONG_EXPIRED {
+        return None;
+    }
+    let remedy = match status.release.unlisted.first() {
+        Some(stanza) => format!(
+            "a manifest of a backup of {stanza} cannot be read: bring back the repositories that are away; 'pgmesh verify' \
+             names the backup, and 'pgmesh --stanza={stanza} --set=LABEL expire' lets it go where it is lost"
+        ),
+        None => "bring back the repositories that are away, and look at 'pgmesh status' for sessions that do not end: \
+                 'pgmesh session-end' ends one"
+            .to_owned(),
+    };
+    Some(Check::warn("expired backups", found, remedy))
 }
 
 fn configuration(seen: &Seen) -> Check {

@@ -5,8 +5,9 @@ use super::super::membership;
 use super::text::term;
 use super::words::unopened;
 use pgmesh_protocol::{
-    AmountInfo, MeshStatus, NodeInfo, NodeStatus, OrphanInfo, ReachInfo, RepositoryStatus, SessionStatus,
+    AmountInfo, MeshStatus, NodeInfo, NodeStatus, OrphanInfo, ReachInfo, ReleaseStatus, RepositoryStatus, SessionStatus,
 };
+use pgmesh_storage::RepoKey;
 use serde_json::{Value, json};
 
 /// The whole object.
@@ -31,12 +32,24 @@ pub fn render(status: &MeshStatus) -> Value {
         "repositories": status.repositories.iter().map(repository).collect::<Value>(),
         "lost": lost(&status.lost),
         "wal-holes": holes_json(&status.holes),
+        "expired": expired(&status.release),
         "sessions-open": status.sessions_open,
         "sessions": status.sessions.iter().map(session).collect::<Value>(),
         "unopened": unopened(status)
             .iter()
             .map(|(key, node, why)| json!({"key": key.get(), "node": node, "why": why}))
             .collect::<Value>(),
+    })
+}
+
+/// What has expired and is not deleted yet.
+fn expired(release: &ReleaseStatus) -> Value {
+    let repository = |(key, backups): &(RepoKey, u64)| json!({"key": key.get(), "backups": backups});
+    json!({
+        "repositories": release.backups.iter().map(repository).collect::<Value>(),
+        "unlisted": release.unlisted,
+        "since": release.stuck.as_ref().map(|stuck| stuck.since),
+        "why": release.stuck.as_ref().map(|stuck| &stuck.why),
     })
 }
 
@@ -151,6 +164,7 @@ mod tests {
             &status["repositories"][0],
             &shared["nodes"][0],
             &shared["orphans"],
+            &status["expired"],
         ] {
             for key in object.as_object().unwrap().keys() {
                 assert!(about.contains(&format!("`{key}`")), "{key} is not documented");

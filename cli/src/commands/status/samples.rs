@@ -2,7 +2,7 @@
 
 use pgmesh_protocol::{
     AmountInfo, DebtInfo, HealthInfo, KeptInfo, MeshStatus, NodeInfo, NodeRole, NodeState, NodeStatus, OrphanInfo,
-    ReachInfo, RepositoryStatus, SessionStatus, WorkerAlarm,
+    ReachInfo, ReleaseStatus, RepositoryStatus, SessionStatus, WorkerAlarm,
 };
 use pgmesh_storage::RepoKey;
 
@@ -45,6 +45,7 @@ pub fn status(name: &str) -> NodeStatus {
         session_timeout: 1800,
         trouble: None,
         began_anew: None,
+        release: None,
     }
 }
 
@@ -104,6 +105,7 @@ pub fn mesh() -> MeshStatus {
         holes: pgmesh_protocol::HolesReport::default(),
         sessions: vec![],
         sessions_open: 0,
+        release: ReleaseStatus::default(),
     }
 }
 

@@ -6,7 +6,9 @@ use super::super::info::{
 };
 use super::words::{health, role, round_trip, span, state, unopened};
 use crate::output::{size, timestamp};
-use pgmesh_protocol::{AmountInfo, HealthInfo, MeshStatus, NodeInfo, NodeStatus, OrphanInfo, RepositoryStatus};
+use pgmesh_protocol::{
+    AmountInfo, HealthInfo, MeshStatus, NodeInfo, NodeStatus, OrphanInfo, ReleaseStatus, RepositoryStatus,
+};
 use std::time::Duration;
 
 /// The whole text.
@@ -176,7 +178,31 @@ fn troubles(status: &MeshStatus) -> Vec<String> {
         .chain(nodes)
         .chain(repositories)
         .chain(unopened)
+        .chain(expired(&status.release))
         .collect()
+}
+
+/// The backups that have expired and are not deleted yet; no line where there are none, or nothing is in the way.
+pub fn expired(release: &ReleaseStatus) -> Option<String> {
+    let stuck = release.stuck.as_ref()?;
+    let backups = release
+        .backups
+        .iter()
+        .map(|(key, backups)| format!("{backups} of repo{key}"));
+    let backups: Vec<String> = backups.collect();
+    let what = match backups.is_empty() {
+        true => "nothing".to_owned(),
+        false => format!("expired backups: {}", backups.join(", ")),
+    };
+    let unlisted = match release.unlisted.as_slice() {
+        [] => String::new(),
+        stanzas => format!(" (stanza {})", stanzas.join(", ")),
+    };
+    Some(format!(
+        "{what} not deleted since {}: {}{unlisted}",
+        timestamp(stuck.since),
+        one_line(&stuck.why)
+    ))
 }
 
 /// The objects in the repository that the catalog does not know; no lines if there never were any.
@@ -241,6 +267,8 @@ pub fn one_line(text: &str) -> String {
 mod tests {
     use super::super::samples;
     use super::*;
+    use pgmesh_protocol::StuckRelease;
+    use pgmesh_storage::RepoKey;
 
     #[test]
     fn a_mesh_with_troubles_is_shown() {
@@ -275,6 +303,22 @@ mod tests {
                 .starts_with("joint: the voters change to n1, n3;"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn expired_backups_that_are_not_deleted_are_told_with_the_reason() {
+        let mut status = samples::healthy();
+        let key = RepoKey::new(1).unwrap();
+        status.release.backups = vec![(key, 3)];
+        assert!(render(&status).ends_with("nothing\n"), "nothing is in the way");
+        status.release.stuck = Some(StuckRelease {
+            since: samples::NOW,
+            why: "the chunks that the backups of main use are not known yet".to_owned(),
+        });
+        status.release.unlisted = vec!["main".to_owned()];
+        let line = "expired backups: 3 of repo1 not deleted since 2027-01-15 08:00:00+00: the chunks that the backups of \
+                    main use are not known yet (stanza main)\n";
+        assert!(render(&status).ends_with(line), "{}", render(&status));
     }
 
     #[test]

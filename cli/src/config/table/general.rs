@@ -73,6 +73,7 @@ pub const OPTIONS: &[OptionSpec] = &[
             Restore,
             Status,
             Verify,
+            Version,
         ]))
         .default("text")
         .about(
@@ -153,6 +154,13 @@ pub const OPTIONS: &[OptionSpec] = &[
         .commands(CommandSet::of(&[ArchiveForget]))
         .default("n")
         .about("They are removed in the same step: without their WAL they could not be restored.", "--with-backups"),
+    new("verbose", Kind::Flag, "say more")
+        .commands(CommandSet::of(&[Verify, Version]))
+        .default("n")
+        .about(
+            "version: also the formats that this program reads and writes. verify: nothing more, since it always says all it knows.",
+            "--verbose",
+        ),
     new("dry-run", Kind::Flag, "only say what would be done")
         .commands(CommandSet::of(&[ArchiveForget, Expire, NodeRescue]))
         .default("n")

@@ -55,7 +55,6 @@ pub const OPTIONS: &[OptionSpec] = &[
     plain("raw", LISTING),
     plain("ignore-missing", LISTING),
     plain("report", "pgmesh has no support report"),
-    plain("verbose", "pgmesh's verify says all it knows"),
     plain(
         "job-retry",
         "pgmesh repeats what failed until io-timeout or archive-timeout",

@@ -3,6 +3,7 @@
 use super::*;
 use crate::commands::doctor::check::Verdict;
 use crate::commands::status::samples::{self, NOW, YEAR};
+use pgmesh_protocol::StuckRelease;
 use pgmesh_storage::RepoKey;
 use std::time::Duration;
 
@@ -262,4 +263,23 @@ fn a_worker_that_has_ended_is_an_alarm_and_a_failure_until_it_runs_again() {
     let (verdict, found, _) = judged(false);
     assert_eq!(verdict, Verdict::Fail);
     assert!(found.ends_with("it does not run"), "{found}");
+}
+
+#[test]
+fn expired_backups_that_are_not_deleted_for_hours_are_a_warning() {
+    let mut status = samples::healthy();
+    status.release.backups = vec![(RepoKey::new(1).unwrap(), 3)];
+    let stuck = |since| {
+        Some(StuckRelease {
+            since,
+            why: "repo1 is away".to_owned(),
+        })
+    };
+    status.release.stuck = stuck(NOW - 6 * 3600 + 2);
+    let checks = judge(&seen(status.clone()));
+    assert!(checks.iter().all(|check| check.subject != "expired backups"));
+    status.release.stuck = stuck(NOW - 6 * 3600);
+    let (verdict, said, _) = of(&judge(&seen(status)), "expired backups");
+    assert_eq!(verdict, Verdict::Warn);
+    assert!(said.contains("3 of repo1") && said.contains("repo1 is away"), "{said}");
 }
