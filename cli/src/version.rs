@@ -3,8 +3,8 @@
 use crate::config::Config;
 use crate::help::VERSION;
 use crate::output::OutputFormat;
+use pgmesh_node::{APPLY_LEVEL, CATALOG_FORMAT};
 use pgmesh_postgres::wal::SegmentMap;
-use pgmesh_raft::{LEVEL, MeshRecord};
 use pgmesh_storage::{ENVELOPE_FORMAT, MANIFEST_FORMAT, REPOSITORY_FORMAT, STANZA_FORMAT};
 use pgmesh_transport::wire_version::WIRE_VERSION;
 use serde_json::{Value, json};
@@ -14,11 +14,11 @@ type Format = (&'static str, &'static str, u64);
 
 /// Each format is read and written in one version.
 const FORMATS: [Format; 8] = [
-    ("catalog", "catalog", MeshRecord::CATALOG_FORMAT as u64),
+    ("catalog", "catalog", CATALOG_FORMAT as u64),
     (
         "apply-level",
         "apply level of commands of the catalog, at most",
-        LEVEL as u64,
+        APPLY_LEVEL as u64,
     ),
     ("wire", "wire protocol", WIRE_VERSION as u64),
     ("repository", "repository", REPOSITORY_FORMAT as u64),
@@ -69,6 +69,6 @@ mod tests {
         assert_eq!(short, json!({"name": "pgmesh", "version": env!("CARGO_PKG_VERSION")}));
         let long: Value = serde_json::from_str(&render(true, OutputFormat::Json)).unwrap();
         assert_eq!(long["formats"].as_object().unwrap().len(), FORMATS.len());
-        assert_eq!(long["formats"]["catalog"], MeshRecord::CATALOG_FORMAT);
+        assert_eq!(long["formats"]["catalog"], CATALOG_FORMAT);
     }
 }

@@ -3,7 +3,7 @@
 //! further. Texts and lists have types with a bound (`pgmesh_protocol::bounded`). The catalog checks fields that it
 //! keeps again (`pgmesh_raft::limits`).
 
-use pgmesh_protocol::{PayloadHead, Request};
+use pgmesh_protocol::{CHUNK_BODY_LIMIT, PayloadHead, Request};
 #[cfg(test)]
 mod largest;
 
@@ -30,7 +30,15 @@ pub fn check(request: &Request) -> Result<(), Failure> {
         Request::Annotate(r) => annotations(&r.annotations),
         Request::UpdateRepository(r) => Ok(limits::options(&r.definition)?),
         Request::PutChunk(r) => plaintext(ObjectKind::Chunk, &r.payload),
-        Request::CommitBackup(r) => plaintext(ObjectKind::Manifest, &r.manifest),
+        Request::CommitBackup(r) => {
+            // It arrives as a chunk does.
+            let (length, most) = (r.manifest.length, CHUNK_BODY_LIMIT);
+            if length > most {
+                let what = format!("the manifest has {length} bytes compressed, at most {most} are taken");
+                return Err(Failure::new(ExitCode::OptionInvalid, what));
+            }
+            plaintext(ObjectKind::Manifest, &r.manifest)
+        }
         Request::StoreObject(r) => {
             portion(&r.object)?;
             plaintext(r.object.kind(), &r.payload)

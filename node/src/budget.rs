@@ -40,10 +40,41 @@ struct Ask<'b> {
     is_taken: bool,
 }
 
-/// A transfer, until dropped.
-struct Transfer<'h> {
-    held: &'h Held,
+/// A request's bytes in memory that is held, until dropped.
+pub(crate) struct Moving {
+    budget: Budget,
+    account: Account,
     ticket: Ticket,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Moving {
+    /// Moves bytes. The transfer ends early if others have waited too long for the memory; the client is told that the
+    /// node is busy.
+    ///
+    /// # Errors
+    /// [`StreamError::Busy`]; or those of the transfer.
+    pub(crate) async fn transfer<T>(
+        &mut self,
+        stream: &mut Stream,
+        transfer: impl AsyncFnOnce(&mut Stream) -> Result<T, StreamError>,
+    ) -> Result<T, StreamError> {
+        let result = tokio::select! {
+            biased;
+            result = transfer(stream) => Some(result),
+            _ = &mut self.ended => None,
+        };
+        result.unwrap_or_else(|| {
+            stream.stop(StreamCode::BUSY);
+            Err(StreamError::Busy)
+        })
+    }
+}
+
+impl Drop for Moving {
+    fn drop(&mut self) {
+        self.budget.pool().end(&self.account, self.ticket);
+    }
 }
 
 impl Budget {
@@ -102,9 +133,13 @@ impl Budget {
         }
     }
 
-    /// Ends a transfer where another account has waited too long for memory; the node looks once a second.
+    /// Ends a transfer where another account has waited too long for memory. The node looks once a second.
     pub(crate) fn end_overdue(&self) {
-        let ended = self.pool().overdue(self.now());
+        let now = self.now();
+        let mut pool = self.pool();
+        pool.look(now);
+        let ended = pool.end_overdue(now);
+        drop(pool);
         if let Some((account, units)) = ended {
             let mib = (units * UNIT) >> 20;
             tracing::warn!(
@@ -162,36 +197,18 @@ impl Held {
         }
     }
 
-    /// Moves bytes between this memory and a client. The transfer ends early if others have waited too long for the
-    /// memory; the client is told that the node is busy.
-    ///
-    /// # Errors
-    /// [`StreamError::Busy`]; or those of the transfer.
-    pub async fn transfer<T>(
-        &self,
-        length: u64,
-        stream: &mut Stream,
-        transfer: impl AsyncFnOnce(&mut Stream) -> Result<T, StreamError>,
-    ) -> Result<T, StreamError> {
-        let (end, mut ended) = oneshot::channel::<()>();
-        let ticket = self.budget.pool().begin(&self.account, length, end, self.budget.now());
-        let moving = Transfer { held: self, ticket };
-        let result = tokio::select! {
-            biased;
-            result = transfer(stream) => Some(result),
-            _ = &mut ended => None,
-        };
-        drop(moving);
-        result.unwrap_or_else(|| {
-            stream.stop(StreamCode::BUSY);
-            Err(StreamError::Busy)
-        })
-    }
-}
-
-impl Drop for Transfer<'_> {
-    fn drop(&mut self) {
-        self.held.budget.pool().end(&self.held.account, self.ticket);
+    /// Bytes of this stream begin to move in this memory.
+    pub(crate) fn moving(&self, stream: &Stream) -> Moving {
+        let units = *self.units.lock().unwrap_or_else(PoisonError::into_inner);
+        let (end, ended) = oneshot::channel();
+        let now = self.budget.now();
+        let ticket = self.budget.pool().begin(&self.account, units, stream.moved(), end, now);
+        Moving {
+            budget: self.budget.clone(),
+            account: self.account.clone(),
+            ticket,
+            ended,
+        }
     }
 }
 
@@ -277,6 +294,10 @@ mod tests {
             let mib = |number: usize| (number as u64) << 20;
             let _first = ready(budget.hold_for(&aa, mib(1))).unwrap();
             let _rest = ready(budget.hold_for(&aa, mib(most - 1))).unwrap();
+            let rest = ready(budget.hold_for(&aa, (total << 20) - mib(most)));
+            assert!(rest.is_some(), "nobody else was here");
+            drop(rest);
+            drop(ready(budget.hold_for(&bb, 1)));
             assert!(ready(budget.hold_for(&aa, 1)).is_none(), "of {total}");
             assert!(ready(budget.hold_for(&bb, (total << 20) - mib(most))).is_some());
         }

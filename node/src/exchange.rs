@@ -1,39 +1,104 @@
 //! One request on its stream, its answers, and the memory that they take: a part of the budget for the asker's account,
 //! held before the bytes are read, until they are delivered.
 
-use crate::budget::{Budget, Held};
+use crate::budget::{Budget, Held, Moving};
 use bytes::Bytes;
 use pgmesh_protocol::{
     Call, ExitCode, Failure, GetSegment, MESSAGE_LIMIT, PartsTurn, PayloadHead, PushSegment, SegmentPart,
 };
 use pgmesh_transport::tuning::STALL_LIMIT;
-use pgmesh_transport::{Account, Stream, StreamError};
+use pgmesh_transport::{Account, Stream, StreamCode, StreamError};
 use serde::Serialize;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-/// Bytes a second. An answer that is read more slowly is given up.
+/// Bytes a second. A body that moves more slowly, in either direction, is given up.
 const SLOWEST: u64 = 4 << 10;
 
-/// A request is asked for on this stream.
+/// A body that waits for memory looks this often whether it is in the way of another one.
+const LOOK: Duration = Duration::from_secs(3);
+
+/// The bodies that a connection receives into memory that they have: of each the bytes that have moved.
+///
+/// Bodies that wait for memory fill the connection's window. If they leave nothing of it to those that have memory,
+/// both would wait for each other.
+#[derive(Debug, Default)]
+pub(crate) struct Receiving(Mutex<Vec<Arc<AtomicU64>>>);
+
+/// A body that is received, until dropped.
+struct Arriving<'r> {
+    receiving: &'r Receiving,
+    moved: Arc<AtomicU64>,
+}
+
+impl Receiving {
+    fn begin(&self, moved: Arc<AtomicU64>) -> Arriving<'_> {
+        self.lock().push(moved.clone());
+        Arriving { receiving: self, moved }
+    }
+
+    /// Returns when bodies are received and none of them has moved for [`LOOK`].
+    async fn are_stuck(&self) {
+        let mut before = None;
+        loop {
+            sleep(LOOK).await;
+            let now = self.moved();
+            if now.is_some() && now == before {
+                return;
+            }
+            before = now;
+        }
+    }
+
+    /// How many there are, and the bytes that they have moved in all; none where there are none.
+    fn moved(&self) -> Option<(usize, u64)> {
+        let bodies = self.lock();
+        let moved = bodies.iter().map(|moved| moved.load(Ordering::Relaxed)).sum();
+        (!bodies.is_empty()).then_some((bodies.len(), moved))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<AtomicU64>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Arriving<'_> {
+    fn drop(&mut self) {
+        self.receiving.lock().retain(|moved| !Arc::ptr_eq(moved, &self.moved));
+    }
+}
+
+/// Where the bytes of a connection's requests go, and for whom they count.
+#[derive(Clone, Copy)]
+pub(crate) struct Purse<'s> {
+    /// The asker's account.
+    pub(crate) account: &'s Account,
+    /// The memory of its bodies.
+    pub(crate) budget: &'s Budget,
+    /// The bodies that its connection receives.
+    pub(crate) receiving: &'s Receiving,
+}
+
+/// One request on its stream.
 pub(crate) struct Exchange<'s> {
     stream: &'s mut Stream,
-    account: &'s Account,
-    budget: &'s Budget,
+    purse: Purse<'s>,
     held: Option<Arc<Held>>,
+    moving: Option<Moving>,
     /// The bytes of the bodies that were sent.
     sent: u64,
 }
 
 impl<'s> Exchange<'s> {
-    /// The exchange of an account on a stream. Its bodies take memory of this budget.
-    pub(crate) fn new(stream: &'s mut Stream, account: &'s Account, budget: &'s Budget) -> Self {
+    /// The exchange on a stream.
+    pub(crate) fn new(stream: &'s mut Stream, purse: Purse<'s>) -> Self {
         Self {
             stream,
-            account,
-            budget,
+            purse,
             held: None,
+            moving: None,
             sent: 0,
         }
     }
@@ -50,10 +115,27 @@ impl<'s> Exchange<'s> {
     /// The asker has given the stream up, or its connection is gone.
     pub(crate) async fn hold(&mut self, bytes: u64) -> Result<Arc<Held>, StreamError> {
         // Whoever holds a part could wait for ever for one that does not fit beside it.
-        self.held = None;
+        (self.held, self.moving) = (None, None);
         let held = Arc::new(self.hold_more(bytes).await?);
         self.held = Some(held.clone());
         Ok(held)
+    }
+
+    /// The same for a request whose body follows.
+    ///
+    /// # Errors
+    /// [`StreamError::Busy`] if the body keeps others of the connection from arriving. Else as [`Self::hold`].
+    pub(crate) async fn hold_for_body(&mut self, bytes: u64) -> Result<Arc<Held>, StreamError> {
+        let receiving = self.purse.receiving;
+        let held = tokio::select! {
+            biased;
+            held = self.hold(bytes) => Some(held),
+            () = receiving.are_stuck() => None,
+        };
+        held.unwrap_or_else(|| {
+            self.stream.stop(StreamCode::BUSY);
+            Err(StreamError::Busy)
+        })
     }
 
     /// Waits for so many bytes of the budget for one part of a body, as long as the asker waits for the answer.
@@ -63,7 +145,7 @@ impl<'s> Exchange<'s> {
     pub(crate) async fn hold_more(&self, bytes: u64) -> Result<Held, StreamError> {
         tokio::select! {
             biased;
-            held = self.budget.hold_for(self.account, bytes) => Ok(held),
+            held = self.purse.budget.hold_for(self.purse.account, bytes) => Ok(held),
             gone = self.stream.given_up() => Err(gone),
         }
     }
@@ -74,8 +156,20 @@ impl<'s> Exchange<'s> {
     /// It is longer, or the stream has failed.
     pub(crate) async fn body(&mut self, head: PayloadHead, limit: u64) -> Result<Bytes, StreamError> {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let _arriving = self.purse.receiving.begin(self.stream.moved());
         self.transfer(head.length, async |stream| stream.recv_bytes(head.length, limit).await)
             .await
+    }
+
+    /// Receives a part of a body into memory of its own.
+    ///
+    /// # Errors
+    /// It is longer than `limit`, or the stream has failed.
+    pub(crate) async fn part(&mut self, held: &Held, head: PayloadHead, limit: u64) -> Result<Bytes, StreamError> {
+        if self.moving.is_none() {
+            self.moving = Some(held.moving(self.stream));
+        }
+        self.body(head, limit).await
     }
 
     /// Answers a request of the kind `C`.
@@ -190,20 +284,23 @@ impl<'s> Exchange<'s> {
     /// The stream has failed, or the asker reads no more.
     pub(crate) async fn deliver(mut self) -> Result<(), StreamError> {
         self.stream.finish()?;
-        let limit = STALL_LIMIT + Duration::from_secs(self.sent / SLOWEST);
-        let delivered = timeout(limit, self.transfer(0, async |stream| stream.delivered().await)).await;
-        delivered.unwrap_or(Err(StreamError::Stalled { after: limit }))
+        self.transfer(self.sent, async |stream| stream.delivered().await).await
     }
 
-    /// Moves bytes in the memory that is held, if any is.
+    /// Moves so many bytes in the memory that is held, if any is.
     async fn transfer<T>(
         &mut self,
         length: u64,
         transfer: impl AsyncFnOnce(&mut Stream) -> Result<T, StreamError>,
     ) -> Result<T, StreamError> {
-        match &self.held {
-            Some(held) => held.transfer(length, self.stream, transfer).await,
-            None => transfer(self.stream).await,
+        if let (None, Some(held)) = (&self.moving, &self.held) {
+            self.moving = Some(held.moving(self.stream));
         }
+        let limit = STALL_LIMIT + Duration::from_secs(length / SLOWEST);
+        let moved = match &mut self.moving {
+            Some(moving) => timeout(limit, moving.transfer(self.stream, transfer)).await,
+            None => timeout(limit, transfer(self.stream)).await,
+        };
+        moved.unwrap_or(Err(StreamError::Stalled { after: limit }))
     }
 }

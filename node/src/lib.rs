@@ -84,6 +84,11 @@ mod wal_ranges;
 mod workers;
 mod worth;
 
+/// The catalog's format, of this program and of its mesh.
+pub const CATALOG_FORMAT: u32 = pgmesh_raft::MeshRecord::CATALOG_FORMAT;
+/// The highest level at which this program applies commands of the catalog.
+pub const APPLY_LEVEL: u32 = pgmesh_raft::LEVEL;
+
 pub use init::{Initialized, init};
 pub use join::{Joined, join, redeem_by_token};
 pub use mesh_file::MeshFile;

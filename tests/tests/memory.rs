@@ -234,7 +234,7 @@ fn a_hostile_client_takes_neither_the_memory_of_a_node_nor_the_time_of_another_s
         .args([&system.to_string(), &theirs.name(1), "600"]);
     let log = site.scratch.path().join("hostile.log");
     let mut attacker = Process::start("hostile", attack, &log);
-    wait_for("the attack to be under way", Duration::from_secs(120), || {
+    wait_for("the attack to be under way", Duration::from_secs(300), || {
         attacker.log().contains("pushes that drip")
     });
     println!("{}", attacker.log().trim());

@@ -24,7 +24,7 @@ const PUSHES: usize = 64;
 const UNREAD: usize = 64;
 const JOINS: usize = 200;
 /// A step that takes longer is over: it got what it could.
-const STEP: Duration = Duration::from_millis(500);
+const STEP: Duration = Duration::from_millis(50);
 
 struct Hostile {
     client: Client,

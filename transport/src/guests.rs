@@ -29,6 +29,8 @@ const OWN_SESSIONS: usize = 32;
 /// The connections of an account with the largest windows, and with middle ones.
 const WIDE: usize = 4;
 const MIDDLE: usize = 16;
+/// With so many connections of all clients none is narrow.
+const FEW: usize = 64;
 
 /// How much a connection may use: by its age among the connections of its account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -116,7 +118,7 @@ impl Guest {
         });
         match older {
             0..WIDE => Rank::Wide,
-            WIDE..MIDDLE => Rank::Middle,
+            _ if older < MIDDLE || inner.count <= FEW => Rank::Middle,
             _ => Rank::Narrow,
         }
     }
@@ -197,6 +199,8 @@ mod tests {
     fn a_connection_rises_when_older_ones_have_ended() {
         let guests = Guests::default();
         let mut own = admitted(&guests, &account("a"), 18);
+        assert_eq!(own[17].rank(), Rank::Middle, "few are here");
+        let _others = admitted(&guests, &account("c"), FEW);
         let ranks: Vec<Rank> = own.iter().map(|guest| guest.rank()).collect();
         assert!(ranks[..4].iter().all(|rank| *rank == Rank::Wide), "{ranks:?}");
         assert!(ranks[4..16].iter().all(|rank| *rank == Rank::Middle), "{ranks:?}");

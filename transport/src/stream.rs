@@ -5,7 +5,14 @@
 //! unfinished, for example by a task that failed, resets it, so that a message or body that was cut short never looks
 //! complete.
 
-use std::{io, slice, sync::Arc, time::Duration};
+use std::{
+    io, slice,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use pgmesh_storage::wire;
@@ -120,6 +127,7 @@ pub struct SendHalf {
     fate: Arc<ConnectionEnd>,
     state: SendState,
     stall_limit: Duration,
+    moved: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,10 +139,11 @@ enum SendState {
 }
 
 impl SendHalf {
-    pub(crate) fn new(inner: quinn::SendStream, fate: Arc<ConnectionEnd>) -> Self {
+    pub(crate) fn new(inner: quinn::SendStream, fate: Arc<ConnectionEnd>, moved: Arc<AtomicU64>) -> Self {
         Self {
             inner,
             fate,
+            moved,
             state: SendState::Open,
             stall_limit: STALL_LIMIT,
         }
@@ -240,12 +249,14 @@ impl SendHalf {
         self.check()?;
         self.state = SendState::Writing;
         while !bytes.is_empty() {
+            let before = bytes.len();
             let written = timeout(self.stall_limit, self.inner.write_chunks(slice::from_mut(&mut bytes))).await;
             written
                 .map_err(|_| StreamError::Stalled {
                     after: self.stall_limit,
                 })?
                 .map_err(|error| self.write_error(error))?;
+            self.moved.fetch_add((before - bytes.len()) as u64, Ordering::Relaxed);
         }
         self.state = SendState::Open;
         Ok(())
@@ -288,13 +299,15 @@ pub struct RecvHalf {
     /// The length of the message under way, once its prefix has arrived.
     message_length: Option<usize>,
     stall_limit: Duration,
+    moved: Arc<AtomicU64>,
 }
 
 impl RecvHalf {
-    pub(crate) fn new(inner: quinn::RecvStream, fate: Arc<ConnectionEnd>) -> Self {
+    pub(crate) fn new(inner: quinn::RecvStream, fate: Arc<ConnectionEnd>, moved: Arc<AtomicU64>) -> Self {
         Self {
             inner,
             fate,
+            moved,
             arrived: BytesMut::new(),
             message_length: None,
             stall_limit: STALL_LIMIT,
@@ -428,7 +441,9 @@ impl RecvHalf {
             match read.map_err(|error| self.read_error(error))? {
                 0 if self.arrived.is_empty() => return Ok(false),
                 0 => return Err(StreamError::Ended),
-                _ => {}
+                read => {
+                    self.moved.fetch_add(read as u64, Ordering::Relaxed);
+                }
             }
         }
         Ok(true)
@@ -455,6 +470,7 @@ pub struct Stream {
     recv: RecvHalf,
     /// At a server: its connection counts as open while it lives.
     _guest: Option<Arc<Guest>>,
+    moved: Arc<AtomicU64>,
 }
 
 impl Stream {
@@ -464,15 +480,22 @@ impl Stream {
     }
 
     pub(crate) fn new((send, recv): (quinn::SendStream, quinn::RecvStream), fate: &Arc<ConnectionEnd>) -> Self {
+        let moved = Arc::<AtomicU64>::default();
         Self {
-            send: SendHalf::new(send, fate.clone()),
-            recv: RecvHalf::new(recv, fate.clone()),
+            send: SendHalf::new(send, fate.clone(), moved.clone()),
+            recv: RecvHalf::new(recv, fate.clone(), moved.clone()),
+            moved,
             _guest: None,
         }
     }
 
     pub(crate) fn of_guest(self, guest: Option<Arc<Guest>>) -> Self {
         Self { _guest: guest, ..self }
+    }
+
+    /// The bytes that have moved in both directions so far, which goes on counting.
+    pub fn moved(&self) -> Arc<AtomicU64> {
+        self.moved.clone()
     }
 
     /// Waits until the other side does not want the answer any more: it has given the stream up, or the connection is

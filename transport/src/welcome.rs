@@ -28,7 +28,7 @@ pub(crate) async fn send(connection: &quinn::Connection) -> Result<(), StreamErr
         .open_uni()
         .await
         .map_err(|error| StreamError::Lost(error.into()))?;
-    let mut stream = SendHalf::new(stream, Default::default());
+    let mut stream = SendHalf::new(stream, Default::default(), Default::default());
     let program = env!("CARGO_PKG_VERSION").to_owned();
     stream
         .send(&Welcome {
@@ -44,5 +44,7 @@ pub(crate) async fn receive(connection: &quinn::Connection) -> Result<Welcome, S
         .accept_uni()
         .await
         .map_err(|error| StreamError::Lost(ConnectionLost::from(error)))?;
-    RecvHalf::new(stream, Default::default()).recv(MAX_WELCOME).await
+    RecvHalf::new(stream, Default::default(), Default::default())
+        .recv(MAX_WELCOME)
+        .await
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{Call, ExitCode, Failure, ResumeSession};
-use pgmesh_transport::{Connection, Stream, StreamError};
+use pgmesh_transport::{Connection, Stream, StreamCode, StreamError};
 use serde::de::DeserializeOwned;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -179,8 +179,21 @@ fn too_long<C: Call>(length: u64, max: u64) -> Failure {
     Failure::new(ExitCode::OptionInvalid, what)
 }
 
+/// The event of a request for which the node has no memory now.
+const BUSY: &str = "the node serves others first, who have waited for memory";
+
+/// Whether a node is alive and asks for patience: the same node may be asked again.
+pub(super) fn is_busy(failure: &Failure) -> bool {
+    failure.again && failure.what == BUSY
+}
+
 /// The node may or may not have carried out a request without an answer: its repetition has one effect all the same.
 pub(super) fn lost<C: Call>(error: &StreamError) -> Failure {
+    if let StreamError::Stopped { code } | StreamError::Reset { code } = error
+        && *code == StreamCode::BUSY
+    {
+        return Failure::new(ExitCode::LockAcquire, BUSY).because(C::NAME).again();
+    }
     let what = format!("{} was interrupted", C::NAME);
     if error.is_violation() {
         return Failure::new(ExitCode::Protocol, what).because(chain(error));

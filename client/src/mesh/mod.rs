@@ -52,6 +52,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// The pause before a node that is busy is asked again.
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
 /// A node may be silent for so long, at least.
 const LEAST_SILENCE: Duration = Duration::from_secs(2);
 
@@ -305,6 +307,11 @@ impl Mesh {
     /// After a failure: waits until it is time to try again, or tells it.
     async fn settle<C: Call>(&self, retry: &mut Retry, failed: Failed) -> Result<(), Failure> {
         let Failed { failure, link } = failed;
+        let is_busy = link::is_busy(&failure);
+        if is_busy {
+            // The node answers, and has work for others: no failure that lasts.
+            retry.progress();
+        }
         let Some(repeat) = retry.after(&failure, Instant::now()) else {
             return Err(failure);
         };
@@ -317,7 +324,8 @@ impl Mesh {
         if let Some(link) = link.filter(|_| repeat.elsewhere) {
             self.leave(&link).await;
         }
-        tokio::time::sleep(repeat.pause).await;
+        let pause = if is_busy { BUSY_PAUSE } else { repeat.pause };
+        tokio::time::sleep(pause).await;
         Ok(())
     }
 

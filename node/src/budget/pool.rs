@@ -2,27 +2,39 @@
 //!
 //! ```text
 //! ask ─► queue of its account ─► the first asks of all accounts: who holds least comes first
-//!                                  ├── the account holds nothing: granted where it is free
+//!                                  ├── the account holds nothing, or is alone: granted where it is free
 //!                                  ├── the account holds some: granted where `room` stays free beside it
 //!                                  └── it has waited for PATIENCE: it comes first, and free units are kept for it
 //! ```
 //!
 //! So an account that takes all it can get leaves room for a push of each other account, one after the other. Nothing
-//! is ended for others, but for one case: [`Pool::overdue`].
+//! is ended for others, but for one case: [`Pool::end_overdue`].
 
 use pgmesh_transport::Account;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// An ask that has waited for so long comes first, and free units are kept for it.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// When an ask has waited for so long, the account that holds most has to end some of its transfers.
-const OVERDUE: Duration = Duration::from_secs(30);
-/// The oldest transfer of an account is ended, too, when it has taken so long and is slower than [`SLOW`].
-const GRACE: Duration = Duration::from_secs(60);
-/// Bytes a second.
+/// An account counts as present for so long after its last ask: longer than between two segments of a quiet cluster.
+const PRESENT: Duration = Duration::from_secs(600);
+/// When an account has waited for so long, its ask comes first, and free units are kept for it.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The same for the node's own work and for other nodes: nobody waits for their answers.
+const LONG_PATIENCE: Duration = Duration::from_secs(60);
+/// Free units are kept for so long, and then for so long not: the units that are missing may belong to slow transfers.
+const KEEPING: Duration = Duration::from_secs(60);
+/// When an account has waited for so long, the one that holds most has to end some of its transfers. An
+/// `archive-push` asks another node after half of its time, 30 s.
+const OVERDUE: Duration = Duration::from_secs(10);
+/// A transfer is looked at for so long before it is called slow.
+const WINDOW: Duration = Duration::from_secs(60);
+/// Bytes a second. The oldest transfer of an account is ended, too, if it is slower.
 const SLOW: u64 = 16 << 10;
+/// An ask that was withdrawn and comes again within this time has waited since then: a client asks again when it has
+/// heard nothing.
+const COMING_AGAIN: Duration = Duration::from_secs(15);
 
 /// An ask or a transfer, by number.
 pub(super) type Ticket = u64;
@@ -39,12 +51,16 @@ pub(super) struct Pool {
     waiting: usize,
 }
 
-/// One account's part. It is forgotten when it holds nothing and asks for nothing.
+/// One account's part. It is forgotten when it holds nothing, asks for nothing, and was not here for [`PRESENT`].
 #[derive(Debug, Default)]
 struct Share {
     held: u32,
     asks: VecDeque<Ask>,
-    /// What it sends or receives in memory that it holds, the oldest first.
+    /// Since when it waits, while it gets nothing.
+    late_since: Option<Duration>,
+    /// Its last ask or return.
+    seen: Duration,
+    /// Its requests that send or receive in memory that they hold, the oldest first.
     transfers: BTreeMap<Ticket, Transfer>,
 }
 
@@ -53,18 +69,33 @@ struct Share {
 struct Ask {
     ticket: Ticket,
     units: u32,
-    since: Duration,
     granted: oneshot::Sender<()>,
 }
 
-/// Bytes on their way from or to a client.
+/// Bytes on their way from or to a client, of one request.
 #[derive(Debug)]
 struct Transfer {
+    units: u32,
     since: Duration,
-    /// How long they may take at [`SLOW`].
-    limit: Duration,
+    /// The bytes that have moved so far.
+    moved: Arc<AtomicU64>,
+    /// The bytes that had moved at a time.
+    mark: (Duration, u64),
+    is_slow: bool,
     /// Dropped when the transfer has to end.
     end: Option<oneshot::Sender<()>>,
+}
+
+impl Transfer {
+    fn look(&mut self, now: Duration) {
+        let (since, before) = self.mark;
+        let took = now.saturating_sub(since);
+        if took >= WINDOW {
+            let moved = self.moved.load(Ordering::Relaxed);
+            self.is_slow = moved.saturating_sub(before) < SLOW.saturating_mul(took.as_secs());
+            self.mark = (now, moved);
+        }
+    }
 }
 
 /// The first ask of an account, as far as its order matters.
@@ -73,20 +104,35 @@ struct First<'p> {
     held: u32,
     ticket: Ticket,
     units: u32,
-    has_waited: bool,
+    waited: Duration,
 }
 
 impl First<'_> {
-    fn order(&self) -> (bool, u32, Ticket) {
-        match self.has_waited {
-            true => (false, 0, self.ticket),
-            false => (true, self.held, self.ticket),
+    fn patience(&self) -> Duration {
+        match self.account {
+            Account::Nodes => LONG_PATIENCE,
+            _ => PATIENCE,
         }
+    }
+
+    fn has_waited(&self) -> bool {
+        self.waited >= self.patience()
+    }
+
+    fn order(&self) -> (bool, u32, std::cmp::Reverse<Duration>, Ticket) {
+        let held = if self.has_waited() { 0 } else { self.held };
+        (!self.has_waited(), held, std::cmp::Reverse(self.waited), self.ticket)
+    }
+
+    /// Whether free units are kept for it: else smaller asks would pass it for ever.
+    fn keeps(&self) -> bool {
+        let over = self.waited.saturating_sub(self.patience());
+        self.has_waited() && self.held == 0 && over.as_millis() / KEEPING.as_millis() % 2 == 0
     }
 }
 
 impl Pool {
-    /// A pool of so many units, of which each account that holds some leaves `room` free.
+    /// A pool of so many units, of which each account that holds some leaves `room` free for others.
     pub(super) fn new(total: u32, room: u32) -> Self {
         Self {
             total,
@@ -120,13 +166,17 @@ impl Pool {
     /// Asks for units, at most the whole budget. `granted` is told when the account has them.
     pub(super) fn ask(&mut self, account: &Account, units: u32, granted: oneshot::Sender<()>, now: Duration) -> Ticket {
         let ticket = self.ticket();
-        let ask = Ask {
+        let share = self.shares.entry(account.clone()).or_default();
+        let is_new = now.saturating_sub(share.seen) > COMING_AGAIN;
+        if share.asks.is_empty() && (is_new || share.late_since.is_none()) {
+            share.late_since = Some(now);
+        }
+        share.seen = now;
+        share.asks.push_back(Ask {
             ticket,
             units: units.min(self.total),
-            since: now,
             granted,
-        };
-        self.shares.entry(account.clone()).or_default().asks.push_back(ask);
+        });
         self.waiting += 1;
         self.settle(now);
         ticket
@@ -142,8 +192,8 @@ impl Pool {
         if share.asks.len() == asked {
             return false;
         }
+        share.seen = now;
         self.waiting = self.waiting.saturating_sub(1);
-        self.forget(account);
         self.settle(now);
         true
     }
@@ -153,17 +203,28 @@ impl Pool {
         self.free = self.free.saturating_add(units).min(self.total);
         if let Some(share) = self.shares.get_mut(account) {
             share.held = share.held.saturating_sub(units);
+            share.seen = now;
         }
-        self.forget(account);
         self.settle(now);
     }
 
-    /// Bytes begin to move in memory that the account holds. `end` is dropped when they have to stop.
-    pub(super) fn begin(&mut self, account: &Account, length: u64, end: oneshot::Sender<()>, now: Duration) -> Ticket {
+    /// The bytes of a request begin to move in units that the account holds. `end` is dropped when they have to stop.
+    pub(super) fn begin(
+        &mut self,
+        account: &Account,
+        units: u32,
+        moved: Arc<AtomicU64>,
+        end: oneshot::Sender<()>,
+        now: Duration,
+    ) -> Ticket {
         let ticket = self.ticket();
+        let mark = (now, moved.load(Ordering::Relaxed));
         let transfer = Transfer {
+            units,
             since: now,
-            limit: GRACE + Duration::from_secs(length / SLOW),
+            moved,
+            mark,
+            is_slow: false,
             end: Some(end),
         };
         let share = self.shares.entry(account.clone()).or_default();
@@ -176,91 +237,128 @@ impl Pool {
         if let Some(share) = self.shares.get_mut(account) {
             share.transfers.remove(&ticket);
         }
-        self.forget(account);
     }
 
-    fn forget(&mut self, account: &Account) {
-        let is_gone = |share: &Share| share.held == 0 && share.asks.is_empty() && share.transfers.is_empty();
-        if self.shares.get(account).is_some_and(is_gone) {
-            self.shares.remove(account);
-        }
+    /// Looks at what the passing of time changes: the accounts that are present, and for whom units are kept.
+    pub(super) fn look(&mut self, now: Duration) {
+        self.shares.retain(|_, share| {
+            let is_used = share.held > 0 || !share.asks.is_empty() || !share.transfers.is_empty();
+            is_used || now.saturating_sub(share.seen) <= PRESENT
+        });
+        self.settle(now);
     }
 
     /// Grants the asks that may have their units now.
     fn settle(&mut self, now: Duration) {
         while self.waiting > 0 {
             let Some(account) = self.next(now) else { return };
-            self.grant(&account);
+            self.grant(&account, now);
         }
     }
 
-    /// The account whose first ask is granted next.
-    fn next(&self, now: Duration) -> Option<Account> {
+    /// The first asks of all accounts, in the order in which they are granted.
+    fn firsts(&self, now: Duration) -> Vec<First<'_>> {
         let firsts = self.shares.iter().filter_map(|(account, share)| {
             let ask = share.asks.front()?;
+            let since = share.late_since.unwrap_or(now);
             Some(First {
                 account,
                 held: share.held,
                 ticket: ask.ticket,
                 units: ask.units,
-                has_waited: now.saturating_sub(ask.since) >= PATIENCE,
+                waited: now.saturating_sub(since),
             })
         });
         let mut firsts: Vec<First<'_>> = firsts.collect();
         firsts.sort_by_key(First::order);
-        for first in firsts {
-            let room = if first.held == 0 { 0 } else { self.room };
-            if first.units.saturating_add(room) <= self.free {
+        firsts
+    }
+
+    /// The account whose first ask is granted next.
+    fn next(&self, now: Duration) -> Option<Account> {
+        for first in self.firsts(now) {
+            if first.units.saturating_add(self.room_beside(&first, now)) <= self.free {
                 return Some(first.account.clone());
             }
-            // Else smaller asks would pass it for ever.
-            if first.has_waited && first.held == 0 {
+            if first.keeps() {
                 return None;
             }
         }
         None
     }
 
-    fn grant(&mut self, account: &Account) {
+    /// The units that stay free when an ask is granted: none for an account that holds nothing, or that is the only one
+    /// of late.
+    fn room_beside(&self, first: &First<'_>, now: Duration) -> u32 {
+        let is_present = |share: &Share| share.held > 0 || now.saturating_sub(share.seen) <= PRESENT;
+        let is_other = |account: &Account| account != first.account && *account != Account::Nodes;
+        let mut others = self.shares.iter();
+        match first.held > 0 && others.any(|(account, share)| is_other(account) && is_present(share)) {
+            true => self.room,
+            false => 0,
+        }
+    }
+
+    fn grant(&mut self, account: &Account, now: Duration) {
         let Some(share) = self.shares.get_mut(account) else {
             return;
         };
         let Some(ask) = share.asks.pop_front() else { return };
         self.waiting = self.waiting.saturating_sub(1);
+        share.late_since = (!share.asks.is_empty()).then_some(now);
         share.held = share.held.saturating_add(ask.units);
         self.free = self.free.saturating_sub(ask.units);
         // An asker that has gone withdraws its ask, finds it granted, and gives the units back.
         let _ = ask.granted.send(());
     }
 
-    /// Ends a transfer where another account waits for too long: the youngest one of the account that holds most, if
-    /// that is more than its part of the budget by the number of accounts. The oldest one goes on, since a slow link
-    /// would never get anything done otherwise, unless it hardly moves. The account and what it held, if one was ended.
-    pub(super) fn overdue(&mut self, now: Duration) -> Option<(Account, u64)> {
+    /// Ends a transfer where another client's account waits for too long: the youngest one of the account that holds
+    /// most, if that is more than its part of the budget by the number of accounts. The oldest one goes on, since a slow
+    /// link would never get anything done otherwise, unless it hardly moves. Nothing is ended in vain: with what is free
+    /// the ask has to fit. The account and what it held, if one was ended.
+    pub(super) fn end_overdue(&mut self, now: Duration) -> Option<(Account, u64)> {
+        for transfer in self.shares.values_mut().flat_map(|share| share.transfers.values_mut()) {
+            transfer.look(now);
+        }
         if self.waiting == 0 {
             return None;
         }
-        let accounts = u32::try_from(self.shares.len()).unwrap_or(u32::MAX).max(1);
-        let part = self.total / accounts;
-        let is_late = |share: &Share| {
-            let first = share.asks.front();
-            share.held < part && first.is_some_and(|ask| now.saturating_sub(ask.since) >= OVERDUE)
-        };
-        let late = self.shares.iter().find(|(_, share)| is_late(share))?.0.clone();
+        let is_used = |share: &&Share| share.held > 0 || !share.asks.is_empty();
+        let accounts = self.shares.values().filter(is_used).count().max(1);
+        let part = self.total / u32::try_from(accounts).unwrap_or(u32::MAX);
+        let firsts = self.firsts(now);
+        let late = firsts.iter().find(|first| {
+            let is_client = *first.account != Account::Nodes;
+            is_client && first.held < part && first.waited >= OVERDUE
+        })?;
+        let needed = late.units.saturating_add(self.room_beside(late, now));
+        let missing = needed.saturating_sub(self.free);
+        let late = late.account.clone();
         let others = self
             .shares
-            .iter_mut()
+            .iter()
             .filter(|(account, share)| **account != late && share.held > part);
-        let (account, most) = others.max_by_key(|(_, share)| share.held)?;
-        let oldest = most.transfers.keys().next().copied();
-        let may_end = |(ticket, transfer): &(&Ticket, &mut Transfer)| {
-            let took = now.saturating_sub(transfer.since);
+        let helping = others.filter(|(_, share)| share.ending(now).map(|(_, units)| units).sum::<u32>() >= missing);
+        let (account, _) = helping.max_by_key(|(_, share)| share.held)?;
+        let account = account.clone();
+        let share = self.shares.get_mut(&account)?;
+        let (ticket, _) = share.ending(now).next_back()?;
+        share.transfers.get_mut(&ticket)?.end = None;
+        Some((account, u64::from(share.held)))
+    }
+}
+
+impl Share {
+    /// The transfers that may be ended, with their units, the oldest first.
+    fn ending(&self, now: Duration) -> impl DoubleEndedIterator<Item = (Ticket, u32)> + '_ {
+        let oldest = self.transfers.keys().next().copied();
+        self.transfers.iter().filter_map(move |(ticket, transfer)| {
             // What has begun just now frees little, and its client would come again at once.
-            transfer.end.is_some() && took >= PATIENCE && (Some(**ticket) != oldest || took >= transfer.limit)
-        };
-        let (_, transfer) = most.transfers.iter_mut().rev().find(may_end)?;
-        transfer.end = None;
-        Some((account.clone(), u64::from(most.held)))
+            let is_young = now.saturating_sub(transfer.since) < PATIENCE;
+            let is_kept = Some(*ticket) == oldest && !transfer.is_slow;
+            let may_end = transfer.end.is_some() && !is_young && !is_kept;
+            may_end.then_some((*ticket, transfer.units))
+        })
     }
 }
 

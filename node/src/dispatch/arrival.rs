@@ -28,7 +28,7 @@ pub(super) async fn receive(
     };
     let receive = async |stream: &mut Stream| stream.recv_announced(announced).await;
     let encoded = match &held {
-        Some(held) => held.transfer(announced.length as u64, stream, receive).await?,
+        Some(held) => held.moving(stream).transfer(stream, receive).await?,
         None => receive(stream).await?,
     };
     Ok(match Request::decode(announced.number, &encoded) {

@@ -13,8 +13,10 @@ const SEGMENT_READ: u64 = 2 * LARGEST_SINGLE_OBJECT;
 const CHUNK_READ: u64 = 2 << 20;
 /// A manifest that this node has not heard of is of the usual size.
 const USUAL_MANIFEST: u64 = 1 << 20;
-/// Messages that are longer take memory.
-const LONG: u64 = 64 << 10;
+/// Messages that are longer take memory: seldom one does.
+const LONG: u64 = 4 << 10;
+/// An answer that is short but for stanzas with very many backups.
+const USUAL_ANSWER: u64 = 256 << 10;
 
 /// The bytes that a request takes until it is served: its encoding, and what is decoded of it. None for a short one, and
 /// for a node, whose messages of the Raft group wait for nothing.
@@ -33,10 +35,13 @@ pub(super) fn of_answer(node: &Node, peer: &Peer, request: &Request) -> Option<u
         Request::GetPieces(get) => Some(node.reads.cost_of_chunk(get.digest)),
         Request::ReadRepository(_) => Some(2 * LARGEST_SINGLE_OBJECT),
         Request::ListRepository(_) | Request::ChangeMaps(_) => Some(MESSAGE_LIMIT as u64),
-        // A client sees its own stanzas, and asks often.
+        // A client sees its own stanzas.
         Request::Info(_) => {
             let is_short = peer.member().is_none_or(|member| is_client(&member.role));
-            (!is_short).then_some(MESSAGE_LIMIT as u64)
+            Some(if is_short { USUAL_ANSWER } else { MESSAGE_LIMIT as u64 })
+        }
+        Request::GetRetained(_) | Request::ArchiveStatus(_) | Request::ChoosePrior(_) | Request::ChooseBackup(_) => {
+            Some(USUAL_ANSWER)
         }
         Request::GetManifest(get) => {
             let object = ObjectRef::Manifest {

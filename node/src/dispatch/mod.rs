@@ -11,7 +11,7 @@ use crate::Node;
 use crate::authorize::authorize;
 use crate::bounds;
 use crate::budget::{Budget, Held};
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, Purse, Receiving};
 use crate::services::{Got, MapSource};
 use crate::sessions::ConnectionNumber;
 use pgmesh_protocol::{
@@ -36,6 +36,7 @@ pub(crate) struct Served {
     peer: Peer,
     actor: String,
     account: Account,
+    receiving: Receiving,
     remote: IpAddr,
     number: ConnectionNumber,
     place: Option<Arc<JoinPlace>>,
@@ -49,6 +50,7 @@ impl Served {
             peer: session.peer().clone(),
             actor,
             account: Account::of(session.peer()),
+            receiving: Receiving::default(),
             remote: session.remote_address().ip().to_canonical(),
             number,
             place: session.join_place().cloned(),
@@ -117,7 +119,12 @@ async fn serve_stream(served: Arc<Served>, mut stream: Stream) {
 impl Served {
     /// The exchange on a stream of this connection.
     fn exchange<'s>(&'s self, stream: &'s mut Stream) -> Exchange<'s> {
-        Exchange::new(stream, &self.account, self.budget())
+        let purse = Purse {
+            account: &self.account,
+            budget: self.budget(),
+            receiving: &self.receiving,
+        };
+        Exchange::new(stream, purse)
     }
 
     /// The memory of the connection's bodies. Nodes have a budget of their own: were it shared, two nodes could wait for
@@ -211,7 +218,7 @@ impl Served {
                 if let Err(failure) = self.check_held(commit.session) {
                     return self.committed(ex, &commit, failure).await;
                 }
-                let held = ex.hold(memory).await?;
+                let held = ex.hold_for_body(memory).await?;
                 let body = ex.body(commit.manifest, CHUNK_BODY_LIMIT).await?;
                 if let Err(failure) = self.check_held(commit.session) {
                     return self.committed(ex, &commit, failure).await;
@@ -361,7 +368,7 @@ impl Served {
         let copies = 1 + self.node.repositories.keys().len() as u64;
         let memory = payload.length.saturating_mul(copies);
         let memory = memory.saturating_add(payload.plain_length);
-        ex.hold(memory).await
+        ex.hold_for_body(memory).await
     }
 
     fn check_held(&self, session: u64) -> Result<(), Failure> {

@@ -114,7 +114,7 @@ impl Served {
             Request::StoreObject(store) => {
                 // As it came, and encrypted once for each repository.
                 let copies = 1 + store.targets.len() as u64;
-                let _held = ex.hold(store.payload.length.saturating_mul(copies)).await?;
+                let _held = ex.hold_for_body(store.payload.length.saturating_mul(copies)).await?;
                 let body = ex.body(store.payload, BODY_LIMIT).await?;
                 let (ends, mut ended) = mpsc::channel(store.targets.len().max(1));
                 let pass_on = async {

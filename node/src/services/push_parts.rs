@@ -210,9 +210,7 @@ impl Archive {
         let compared = if is_compared { 3 * FILE_PART_LENGTH } else { 0 };
         let memory = head.length * copies + head.plain_length + compared;
         let held = ex.hold_more(memory).await?;
-        let limit = usize::try_from(FILE_PART_LENGTH).unwrap_or(usize::MAX);
-        let receive = async |stream: &mut Stream| stream.recv_bytes(head.length, limit).await;
-        let body: Bytes = held.transfer(head.length, ex.stream(), receive).await?;
+        let body: Bytes = ex.part(&held, head, FILE_PART_LENGTH).await?;
         Ok((joined(head, body)?, held))
     }
 

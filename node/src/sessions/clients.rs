@@ -245,6 +245,8 @@ impl ClientSessions {
         let inner = self.lock();
         match inner.open.get(&session) {
             Some(open) if open.connection == Some(connection) => Ok(()),
+            // Its holder has moved it to another connection while this request was on its way.
+            Some(open) if open.connection.is_some() => Err(inner.over(session).again()),
             _ => Err(inner.over(session)),
         }
     }

@@ -12,14 +12,15 @@ const A_WHILE: Duration = Duration::from_millis(300);
 /// For what happens.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Behind sixteen connections of its account, a connection has four streams, and more when older ones have ended.
+/// Where there are many, a connection behind sixteen of its account has four streams, and more when older ones have
+/// ended.
 #[tokio::test]
 async fn the_many_connections_of_an_account_have_few_streams_each() {
     let mesh = Mesh::new();
     let (address, mut arrivals) = listen(&mesh.node());
     let client = mesh.dialler();
     let mut older = Vec::new();
-    for _ in 0..16 {
+    for _ in 0..64 {
         let connection = client.connect(&address).await.unwrap();
         older.push((connection, arrivals.recv().await.unwrap().unwrap()));
     }

@@ -1,8 +1,6 @@
 use super::*;
 use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 
-const MIB: u64 = 1 << 20;
-
 /// A pool of a hundred units with room for twenty, and a clock.
 struct Site {
     pool: Pool,
@@ -18,11 +16,15 @@ struct Asked {
 }
 
 /// A transfer under way.
-struct Moving(oneshot::Receiver<()>, Ticket);
+struct Moving {
+    ended: oneshot::Receiver<()>,
+    ticket: Ticket,
+    moved: Arc<AtomicU64>,
+}
 
 impl Moving {
     fn has_to_end(&mut self) -> bool {
-        matches!(self.0.try_recv(), Err(oneshot::error::TryRecvError::Closed))
+        matches!(self.ended.try_recv(), Err(oneshot::error::TryRecvError::Closed))
     }
 }
 
@@ -82,14 +84,16 @@ impl Site {
         self.now += Duration::from_secs(seconds);
     }
 
-    fn move_bytes(&mut self, name: &str, length: u64) -> Moving {
+    fn move_bytes(&mut self, name: &str, units: u32) -> Moving {
         let (end, ended) = oneshot::channel();
-        let ticket = self.pool.begin(&account(name), length, end, self.now);
-        Moving(ended, ticket)
+        let moved = Arc::<AtomicU64>::default();
+        let ticket = self.pool.begin(&account(name), units, moved.clone(), end, self.now);
+        Moving { ended, ticket, moved }
     }
 
     fn look(&mut self) -> bool {
-        self.pool.overdue(self.now).is_some()
+        self.pool.look(self.now);
+        self.pool.end_overdue(self.now).is_some()
     }
 }
 
@@ -98,13 +102,29 @@ fn an_account_that_holds_some_leaves_room_and_one_that_holds_nothing_may_have_it
     let mut site = Site::new();
     let first = site.take("a", 30);
     let _second = site.take("a", 50);
-    let mut more = site.wait("a", 1);
     let other = site.take("b", 15);
+    let mut more = site.wait("a", 1);
     let _third = site.take("c", 5);
     site.give_back(other);
     assert!(!more.has());
     site.give_back(first);
     assert!(more.has());
+}
+
+/// A stanza alone on its node has all of it, and leaves room again when another one has come.
+#[test]
+fn an_account_that_is_alone_leaves_no_room() {
+    let mut site = Site::new();
+    let _first = site.take("a", 30);
+    let second = site.take("a", 70);
+    let mut other = site.wait("b", 1);
+    site.give_back(second);
+    assert!(other.has());
+    site.give_back(other);
+    let _second = site.wait("a", 60);
+    site.pass(601);
+    site.pool.look(site.now);
+    assert_eq!(site.pool.waiting(), 0, "the other one was not here for long");
 }
 
 #[test]
@@ -120,7 +140,7 @@ fn who_holds_least_comes_first() {
     assert!(of_c.has() && again.has() && !of_b.has());
 }
 
-/// Smaller asks pass one that does not fit, until it has waited long.
+/// Smaller asks pass one that does not fit, until it has waited long. Free units are kept for it for a while then.
 #[test]
 fn a_large_ask_is_passed_for_a_while_and_then_free_units_are_kept_for_it() {
     let mut site = Site::new();
@@ -128,15 +148,23 @@ fn a_large_ask_is_passed_for_a_while_and_then_free_units_are_kept_for_it() {
     let mut large = site.wait("large", 90);
     let small = site.take("small", 10);
     site.give_back(small);
-    site.pass(9);
+    site.pass(4);
     let small = site.take("small", 10);
     site.pass(1);
     let mut late = site.wait("late", 1);
     site.give_back(small);
     assert!(!late.has());
+    site.pass(59);
+    site.pool.look(site.now);
+    assert!(!late.has());
+    site.pass(1);
+    site.pool.look(site.now);
+    assert!(late.has(), "what is missing belongs to a slow one");
+    site.give_back(late);
+    site.pass(60);
+    let mut late = site.wait("late", 1);
     site.give_back(slow);
     assert!(large.has() && late.has());
-    site.give_back(large);
 }
 
 #[test]
@@ -151,84 +179,146 @@ fn an_ask_that_is_withdrawn_keeps_nothing() {
 }
 
 #[test]
-fn an_account_is_forgotten_when_it_holds_and_asks_nothing() {
+fn an_account_is_forgotten_when_it_was_not_here_for_long() {
     let mut site = Site::new();
     let all = site.take("a", 100);
     let ask = site.wait("b", 1);
     let moving = site.move_bytes("a", 1);
-    assert_eq!(site.pool.shares.len(), 2);
     site.withdraw(&ask);
+    site.pass(601);
+    site.pool.look(site.now);
+    assert_eq!(site.pool.shares.len(), 1, "b");
     site.give_back(all);
-    assert_eq!(site.pool.shares.len(), 1);
-    site.pool.end(&account("a"), moving.1);
+    site.pass(601);
+    site.pool.look(site.now);
+    assert_eq!(site.pool.shares.len(), 1, "it still moves");
+    site.pool.end(&account("a"), moving.ticket);
+    site.pool.look(site.now);
     assert!(site.pool.shares.is_empty());
     assert_eq!((site.pool.free(), site.pool.waiting()), (100, 0));
 }
 
-/// The youngest transfers end, one at each look, down to the part of the account; the oldest goes on.
+/// The youngest transfers end, one at each look, until the ask fits; the oldest goes on.
 #[test]
 fn where_another_has_waited_too_long_the_youngest_transfers_of_who_holds_most_end() {
     let mut site = Site::new();
     let mut held: Vec<Asked> = (0..4).map(|_| site.take("a", 20)).collect();
-    let mut moving: Vec<Moving> = (0..4).map(|_| site.move_bytes("a", 4 * MIB)).collect();
+    let mut moving: Vec<Moving> = (0..4).map(|_| site.move_bytes("a", 20)).collect();
     let _b = site.take("b", 20);
     let mut waiting = site.wait("c", 40);
-    site.pass(29);
+    site.pass(9);
     assert!(!site.look());
     site.pass(1);
-    // A third is the part of each: 80 are more, 60 and 40 as well.
-    for left in (1..4).rev() {
+    for left in [3, 2] {
         assert!(!waiting.has());
         assert!(site.look(), "{left}");
         assert!(moving[left].has_to_end());
-        site.pool.end(&account("a"), moving[left].1);
+        site.pool.end(&account("a"), moving[left].ticket);
         site.give_back(held.pop().unwrap());
         moving.truncate(left);
-        if left == 2 {
-            assert!(waiting.has());
-            break;
-        }
     }
+    assert!(waiting.has());
     assert!(!site.look(), "nobody waits");
     assert!(!moving[0].has_to_end() && !moving[1].has_to_end());
+}
+
+/// A client gives its ask up before it is late, and asks again: it has waited since the first one.
+#[test]
+fn an_ask_that_comes_again_has_waited_since_the_first_one() {
+    let mut site = Site::new();
+    let _held = site.take("a", 80);
+    let _moving = [site.move_bytes("a", 40), site.move_bytes("a", 40)];
+    let first = site.wait("b", 30);
+    site.pass(9);
+    site.withdraw(&first);
+    site.pass(1);
+    let _second = site.wait("b", 30);
+    assert!(site.look());
+    let mut site = Site::new();
+    let _held = site.take("a", 80);
+    let _moving = [site.move_bytes("a", 40), site.move_bytes("a", 40)];
+    let first = site.wait("b", 30);
+    site.withdraw(&first);
+    site.pass(16);
+    let _second = site.wait("b", 30);
+    assert!(!site.look(), "that is another one");
 }
 
 #[test]
 fn the_oldest_transfer_ends_only_if_it_hardly_moves() {
     let mut site = Site::new();
     let _held = site.take("a", 80);
-    let mut moving = site.move_bytes("a", 16 * MIB);
+    let mut moving = site.move_bytes("a", 80);
     let _waiting = site.wait("b", 40);
-    site.pass(60 + 1023);
-    assert!(!site.look() && !moving.has_to_end());
-    site.pass(1);
+    for _ in 0..20 {
+        site.pass(60);
+        moving.moved.fetch_add(60 * SLOW, Ordering::Relaxed);
+        assert!(!site.look() && !moving.has_to_end());
+    }
+    site.pass(60);
+    moving.moved.fetch_add(60 * SLOW - 1, Ordering::Relaxed);
     assert!(site.look() && moving.has_to_end());
     assert!(!site.look(), "once is enough");
 }
 
 /// An account within its part is never hurt, and neither is one that has just begun; nor for an account that holds as
-/// much itself.
+/// much itself, nor in vain.
 #[test]
 fn no_transfer_ends_without_need() {
     let mut site = Site::new();
-    let within = site.take("a", 45);
-    let _moving = [site.move_bytes("a", 1), site.move_bytes("a", 1)];
+    let _within = site.take("a", 45);
+    let _moving = [site.move_bytes("a", 20), site.move_bytes("a", 25)];
     let _b = site.take("b", 55);
     let _waiting = site.wait("b", 5);
     site.pass(3600);
     assert!(!site.look(), "b holds more than its part itself");
     let _late = site.wait("c", 10);
     site.pass(30);
-    assert!(!site.look(), "nothing of b moves");
-    site.give_back(within);
+    assert!(site.look(), "a third is the part of each now");
     let mut site = Site::new();
     let _held = site.take("a", 90);
     let _waiting = site.wait("c", 20);
     site.pass(30);
-    let _moving = [site.move_bytes("a", 1), site.move_bytes("a", 1)];
+    let _moving = [site.move_bytes("a", 45), site.move_bytes("a", 45)];
     assert!(!site.look(), "they have just begun");
-    site.pass(10);
+    site.pass(5);
     assert!(site.look());
+    let mut site = Site::new();
+    let _held = site.take("a", 90);
+    let _waiting = site.wait("c", 100);
+    let _moving = [site.move_bytes("a", 50), site.move_bytes("a", 40)];
+    site.pass(30);
+    assert!(!site.look(), "the rest is not to be had");
+}
+
+/// The node's own work waits for a minute before units are kept for it, and nothing is ended for it; what it holds does
+/// not hide another account that holds too much.
+#[test]
+fn a_nodes_own_work_hurts_no_client() {
+    let mut site = Site::new();
+    let nodes = |site: &mut Site, units| {
+        let (granted, told) = oneshot::channel();
+        site.pool.ask(&Account::Nodes, units, granted, site.now);
+        told
+    };
+    let _held = site.take("a", 60);
+    let _moving = [site.move_bytes("a", 30), site.move_bytes("a", 30)];
+    let _repair = nodes(&mut site, 50);
+    site.pass(59);
+    assert!(!site.look());
+    let small = site.take("b", 10);
+    site.give_back(small);
+    site.pass(1);
+    site.wait("b", 10);
+    assert!(!site.look());
+    let mut site = Site::new();
+    let mut scan = nodes(&mut site, 45);
+    assert!(scan.try_recv().is_ok());
+    let _held = site.take("a", 40);
+    let _moving = [site.move_bytes("a", 20), site.move_bytes("a", 20)];
+    let _late = site.wait("b", 20);
+    site.pass(10);
+    assert!(site.look(), "a is ended, though nodes hold more");
 }
 
 #[derive(Debug, Clone)]
@@ -285,11 +375,12 @@ proptest! {
             prop_assert_eq!(held + site.pool.free(), 100);
             prop_assert_eq!(waiting.len(), site.pool.waiting());
         }
-        while let Some(one) = holding.pop() {
-            site.give_back(one);
+        loop {
             grant(&mut waiting, &mut holding);
+            let Some(one) = holding.pop() else { break };
+            site.give_back(one);
         }
         prop_assert!(waiting.is_empty(), "they wait for nothing: {:?}", site.pool);
-        prop_assert!(site.pool.shares.is_empty());
+        prop_assert_eq!(site.pool.free(), 100);
     }
 }

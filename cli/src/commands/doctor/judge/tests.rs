@@ -158,7 +158,7 @@ fn a_repository_that_no_node_could_open_is_not_passed_over() {
             .push((RepoKey::new(9).unwrap(), HealthInfo::Down { since: 0, why }));
     }
     let name = status.nodes[0].0.name.clone();
-    let text = crate::commands::status::text::render(&status);
+    let text = text::render(&status);
     assert!(
         text.contains(&format!(
             "repo9: declared on {name}, not part of the mesh yet: s3://nowhere/"
