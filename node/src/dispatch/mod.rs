@@ -5,7 +5,7 @@ mod nodes;
 mod parts;
 
 use crate::Node;
-use crate::authorize::authorize;
+use crate::authorize::{Reader, authorize};
 use crate::bounds;
 use crate::budget::Held;
 use crate::services::{Got, MapSource};
@@ -179,9 +179,10 @@ impl Served {
             }
             Request::KeepSession(keep) => reply(stream, self.check_held(keep.session)).await,
             Request::QueryChunks(query) => {
-                let known = self
-                    .check_held(query.session)
-                    .and_then(|()| node.backups.query_chunks(&query));
+                let known = match self.check_held(query.session) {
+                    Ok(()) => node.backups.query_chunks(actor, Reader::of(&self.peer), &query).await,
+                    Err(failure) => Err(failure),
+                };
                 reply(stream, known).await
             }
             Request::PutChunk(put) => {
@@ -229,14 +230,16 @@ impl Served {
                 reply_with_body(stream, read).await
             }
             Request::GetChunk(get) => {
-                let _held = node.budget.hold(node.reads.cost_of_chunk(get.digest)).await;
-                let read = node.reads.get_chunk(get).await.map(|(head, body)| (head, Some(body)));
-                reply_with_body(stream, read).await
+                let reader = Reader::of(&self.peer);
+                let _held = node.budget.hold(node.reads.cost_of_chunk(reader, get.digest)).await;
+                let read = node.reads.get_chunk(reader, get).await;
+                reply_with_body(stream, read.map(|(head, body)| (head, Some(body)))).await
             }
             Request::GetPieces(get) => {
-                let _held = node.budget.hold(node.reads.cost_of_chunk(get.digest)).await;
-                let read = node.reads.get_pieces(get).await.map(|(head, body)| (head, Some(body)));
-                reply_with_body(stream, read).await
+                let reader = Reader::of(&self.peer);
+                let _held = node.budget.hold(node.reads.cost_of_chunk(reader, get.digest)).await;
+                let read = node.reads.get_pieces(reader, get).await;
+                reply_with_body(stream, read.map(|(head, body)| (head, Some(body)))).await
             }
             other => self.administer(other, stream).await,
         }
