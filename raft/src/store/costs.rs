@@ -230,7 +230,7 @@ async fn costs_of_a_large_catalog() {
     }
 }
 
-/// The bytes of the files of these tables. Everything is flushed when the database is closed and opened again.
+/// The bytes of all files of a folder, RocksDB's write-ahead log included.
 fn bytes_of(folder: &std::path::Path) -> u64 {
     let mut bytes = 0;
     for entry in fs::read_dir(folder).unwrap() {
