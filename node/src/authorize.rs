@@ -1,7 +1,9 @@
 //! Which peer may send which request: one table, looked at before a request is served.
 
 use pgmesh_protocol::{ExitCode, Failure, Request};
-use pgmesh_storage::StanzaName;
+use pgmesh_raft::apply::Base;
+use pgmesh_raft::{ReadError, View};
+use pgmesh_storage::{Digest, StanzaName};
 use pgmesh_transport::{Peer, Role};
 
 /// Refuses a request beyond the peer's role.
@@ -23,6 +25,38 @@ pub fn authorize(peer: &Peer, request: &Request) -> Result<(), Failure> {
         },
     };
     if allowed { Ok(()) } else { Err(refusal(peer, request)) }
+}
+
+/// Whose chunks a peer may read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Reader<'p> {
+    /// An administrator, or a node: everybody's.
+    Everything,
+    /// Those of these stanzas.
+    Of(&'p [StanzaName]),
+}
+
+impl<'p> Reader<'p> {
+    pub(crate) fn of(peer: &'p Peer) -> Self {
+        match peer {
+            Peer::Joining => Self::Of(&[]),
+            Peer::Member(member) => match &member.role {
+                Role::Admin | Role::Node => Self::Everything,
+                role @ (Role::Client { .. } | Role::Restore { .. } | Role::Monitor) => Self::Of(role.stanzas()),
+            },
+        }
+    }
+
+    /// Whether the reader may have a chunk, if the mesh has it.
+    ///
+    /// # Errors
+    /// The catalog cannot be read.
+    pub(crate) fn may_read<B: Base>(self, view: &View<B>, digest: &Digest) -> Result<bool, ReadError> {
+        match self {
+            Self::Everything => Ok(true),
+            Self::Of(stanzas) => view.rights(stanzas)?.has(digest),
+        }
+    }
 }
 
 /// Which members a request is served to.

@@ -337,6 +337,7 @@ fn verdict(refusal: &Refusal) -> (ExitCode, Option<&'static str>) {
             Some("give the name that the token is for: 'pgmesh join --force TOKEN NAME'; the token is still good"),
         ),
         R::Expiry(refusal) => expiry(refusal),
+        R::ChunkMissing { .. } => (ExitCode::Runtime, Some("run the backup again: it sends the chunk")),
         R::TooManyCertificates(_) => (
             ExitCode::CommandInvalid,
             Some("revoke those of hosts that are gone: 'pgmesh client list', then 'pgmesh client revoke NAME'"),

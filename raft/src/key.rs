@@ -187,6 +187,14 @@ pub fn uses(digest: &Digest) -> Vec<u8> {
     digest.as_bytes().to_vec()
 }
 
+/// The prefix of a stanza's uses of a chunk in table `Uses`.
+#[must_use]
+pub fn chunk_uses(digest: &Digest, stanza: &StanzaName) -> Vec<u8> {
+    let mut key = uses(digest);
+    key.extend_from_slice(&stanza_prefix(stanza));
+    key
+}
+
 /// A key in table `Uses`.
 #[must_use]
 pub fn chunk_use(digest: &Digest, stanza: &StanzaName, label: &BackupLabel) -> Vec<u8> {
@@ -207,6 +215,28 @@ pub fn backup_uses(stanza: &StanzaName, label: &BackupLabel) -> Vec<u8> {
 #[must_use]
 pub fn backup_use(stanza: &StanzaName, label: &BackupLabel, digest: &Digest) -> Vec<u8> {
     let mut key = backup_uses(stanza, label);
+    key.extend_from_slice(digest.as_bytes());
+    key
+}
+
+/// The prefix of a chunk's rows in table `Possessions`.
+#[must_use]
+pub fn possessions(digest: &Digest) -> Vec<u8> {
+    digest.as_bytes().to_vec()
+}
+
+/// A key in table `Possessions`.
+#[must_use]
+pub fn possession(digest: &Digest, of: &StanzaName) -> Vec<u8> {
+    let mut key = possessions(digest);
+    key.extend_from_slice(&stanza(of));
+    key
+}
+
+/// A key in table `StanzaPossessions`.
+#[must_use]
+pub fn stanza_possession(stanza: &StanzaName, digest: &Digest) -> Vec<u8> {
+    let mut key = stanza_prefix(stanza);
     key.extend_from_slice(digest.as_bytes());
     key
 }
@@ -450,6 +480,23 @@ pub fn read_backup_use(key: &[u8]) -> Option<(BackupLabel, Digest)> {
     let label = reader.text()?.parse().ok()?;
     let digest = reader.digest()?;
     reader.end((label, digest))
+}
+
+/// Reads a key of table `Possessions`: the stanza.
+#[must_use]
+pub fn read_possession(key: &[u8]) -> Option<StanzaName> {
+    let mut reader = KeyReader::new(key);
+    reader.digest()?;
+    reader.rest()?.parse().ok()
+}
+
+/// Reads a key of table `StanzaPossessions`: the digest.
+#[must_use]
+pub fn read_stanza_possession(key: &[u8]) -> Option<Digest> {
+    let mut reader = KeyReader::new(key);
+    reader.stanza()?;
+    let digest = reader.digest()?;
+    reader.end(digest)
 }
 
 /// Reads a key of table `Releases`.

@@ -65,4 +65,4 @@ pub use pgmesh_protocol::{EntryId, EntryIdError};
 pub use refusal::{ExpiryRefusal, Refusal};
 pub use reply::Reply;
 pub use status::{CatalogStatus, Lack, Role, Shortfall, Standing};
-pub use view::View;
+pub use view::{Rights, View};

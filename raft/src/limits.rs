@@ -260,6 +260,7 @@ pub fn check(proposal: &Proposal) -> Result<(), Refusal> {
         }
         Command::RenumberNode { reason: text, .. } => reason(text),
         Command::NoteUses(note) => items(note.born.len() + note.carried.len() + note.died.len()),
+        Command::ShareRights(given) => items(given.chunks.len()),
         Command::DropUses(uses) => items(uses.chunks.len()),
         Command::ExpireBackups(expire) => {
             items(expire.labels.len())?;

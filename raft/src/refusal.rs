@@ -570,4 +570,12 @@ pub enum Refusal {
     /// Something does not expire, or is not released.
     #[error(transparent)]
     Expiry(ExpiryRefusal),
+    /// A backup names a chunk that its stanza has no right to. Whether another stanza has the chunk is not said.
+    #[error("the mesh does not have chunk {digest} of stanza {stanza}")]
+    ChunkMissing {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The chunk.
+        digest: Digest,
+    },
 }

@@ -75,11 +75,15 @@ pub enum Table {
     Unlisted,
     /// Stanza, database, timeline → the last segment that has expired in all repositories.
     ExpiredWal,
+    /// Digest, stanza → nothing: the stanza has shown the content of the chunk, and has no use of it.
+    Possessions,
+    /// Stanza, digest → nothing; an index into `Possessions`.
+    StanzaPossessions,
 }
 
 impl Table {
     /// All tables.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 35] = [
         Self::Mesh,
         Self::Nodes,
         Self::Repositories,
@@ -113,6 +117,8 @@ impl Table {
         Self::Releases,
         Self::Unlisted,
         Self::ExpiredWal,
+        Self::Possessions,
+        Self::StanzaPossessions,
     ];
 
     /// The column family's name.
@@ -152,6 +158,8 @@ impl Table {
             Self::Releases => "releases",
             Self::Unlisted => "unlisted",
             Self::ExpiredWal => "expired-wal",
+            Self::Possessions => "possessions",
+            Self::StanzaPossessions => "stanza-possessions",
         }
     }
 }

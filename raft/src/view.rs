@@ -7,8 +7,11 @@
 
 mod certificates;
 mod orphans;
+mod rights;
 mod uses;
 mod wal;
+
+pub use rights::Rights;
 
 use std::sync::Arc;
 

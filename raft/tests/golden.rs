@@ -89,7 +89,7 @@ fn records(table: Table) -> Vec<String> {
         Table::TokenMakers => lines::<[u8; 32]>(name),
         Table::RevokedNames => lines::<Revocation>(name),
         Table::Uses | Table::BackupUses => lines::<UseEvent>(name),
-        Table::Abandoned => lines::<()>(name),
+        Table::Abandoned | Table::Possessions | Table::StanzaPossessions => lines::<()>(name),
         Table::Releases => lines::<LogIndex>(name),
         Table::Unlisted => lines::<Unlisted>(name),
         Table::ExpiredWal => lines::<SegmentName>(name),

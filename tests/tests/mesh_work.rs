@@ -13,6 +13,9 @@ const MEBIBYTE: u64 = 1 << 20;
 /// The amount of work that is done when the node dies.
 const BEGUN: u64 = 6 * MEBIBYTE;
 
+/// The amount of work that is done when a backup is killed whose chunks are to be known afterwards.
+const MUCH: u64 = 28 * MEBIBYTE;
+
 /// The bytes that may be sent again, beside the work that is lost with the node: handshakes, and chunks under way.
 const SLACK: u64 = 16 * MEBIBYTE;
 
@@ -113,6 +116,64 @@ fn a_backup_goes_on_when_its_node_dies() {
     });
     site.mesh.wait_until_settled();
     site.host.run(&["verify"]).succeeds();
+}
+
+/// The chunks that a killed backup has stored are its stanza's, whichever node took them.
+#[test]
+fn a_killed_backup_is_finished_through_another_node() {
+    let (mut site, mut ledger) = site("finish");
+    let last = ledger.add(&site.postgres);
+    let before = passed(&mut site, true);
+    let sent = |site: &mut MeshSite| -> Vec<(String, u64)> {
+        let now = passed(site, true).into_iter().zip(&before);
+        now.map(|((name, now), (_, before))| (name, now - before)).collect()
+    };
+    let arguments = ["backup", "--type=full", "--start-fast"];
+    let command = site.host.command(&arguments);
+    let mut backup = Process::start("a backup", command, &site.scratch.join("backup.log"));
+    let mut in_use = String::new();
+    wait_for("much of the work to be done", LIMIT, || {
+        assert!(backup.ended().is_none(), "it was over:\n{}", backup.log());
+        let busy = sent(&mut site).into_iter().find(|(_, bytes)| *bytes > MUCH);
+        busy.is_some_and(|(name, _)| {
+            in_use = name;
+            true
+        })
+    });
+    backup.kill();
+    println!("the backup through {in_use} is killed, and the node as well");
+    site.mesh.node_mut(&in_use).kill();
+    let sum = |site: &mut MeshSite| sent(site).iter().map(|(_, bytes)| bytes).sum::<u64>();
+    let first = sum(&mut site);
+    wait_for("the next backup to be let in", LIMIT, || {
+        let next = site.host.run(&arguments);
+        if next.code() != Some(50) {
+            next.clone().succeeds();
+        }
+        next.code() == Some(0)
+    });
+    let second = sum(&mut site) - first;
+    let number = 1 + site
+        .mesh
+        .names()
+        .iter()
+        .position(|name| *name == in_use)
+        .expect("a node");
+    let survivor = (1..=3).find(|other| *other != number).expect("two others");
+    let stored = site.mesh.objects(survivor).stored_bytes();
+    println!(
+        "{} and {} MiB were sent, {} MiB are stored",
+        first / MEBIBYTE,
+        second / MEBIBYTE,
+        stored / MEBIBYTE
+    );
+    // Chunks that were under way when it was killed are sent again: 16 at most.
+    assert!(second + MUCH - 20 * MEBIBYTE < stored, "what was there was sent again");
+    site.postgres.archive_everything();
+    let mut restored = site.restore("again", &["--write-manifest"]);
+    restored.verify_backup();
+    restored.start_promoted();
+    Ledger::assert_ends_with(&restored, last.number, "the end");
 }
 
 #[test]

@@ -110,10 +110,15 @@ pub async fn commit(
         CommittedBackup::Missing(missing) => Err(Failure::new(
             ExitCode::Runtime,
             format!(
-                "{} chunks of the backup were removed from the mesh before the backup was committed",
-                missing.len()
+                "the mesh does not have {} chunks that the backup names{}",
+                missing.len(),
+                missing
+                    .first()
+                    .map_or_else(String::new, |first| format!(", the first of them {first}"))
             ),
         )
+        .because("they were removed before the backup was committed, or the stanza has no right to them")
+        .remedy("run the backup again: it sends the chunks that are missing")
         .again()),
     }
 }

@@ -1,6 +1,7 @@
 //! The memory of answers: a part of the budget for the asker's account.
 
 use crate::Node;
+use crate::authorize::Reader;
 use pgmesh_protocol::{MESSAGE_LIMIT, Request};
 use pgmesh_raft::ObjectRef;
 use pgmesh_storage::{LARGEST_SINGLE_OBJECT, ObjectName};
@@ -31,8 +32,8 @@ pub(super) fn of_answer(node: &Node, peer: &Peer, request: &Request) -> Option<u
     let is_client = |role: &Role| matches!(role, Role::Client { .. } | Role::Restore { .. });
     match request {
         Request::GetSegment(_) => Some(SEGMENT_READ),
-        Request::GetChunk(get) => Some(node.reads.cost_of_chunk(get.digest)),
-        Request::GetPieces(get) => Some(node.reads.cost_of_chunk(get.digest)),
+        Request::GetChunk(get) => Some(node.reads.cost_of_chunk(Reader::of(peer), get.digest)),
+        Request::GetPieces(get) => Some(node.reads.cost_of_chunk(Reader::of(peer), get.digest)),
         Request::ReadRepository(_) => Some(2 * LARGEST_SINGLE_OBJECT),
         Request::ListRepository(_) | Request::ChangeMaps(_) => Some(MESSAGE_LIMIT as u64),
         // A client sees its own stanzas.

@@ -8,7 +8,7 @@ mod nodes;
 mod parts;
 
 use crate::Node;
-use crate::authorize::authorize;
+use crate::authorize::{Reader, authorize};
 use crate::bounds;
 use crate::budget::{Budget, Held};
 use crate::exchange::{Exchange, Purse, Receiving};
@@ -197,9 +197,10 @@ impl Served {
             }
             Request::KeepSession(keep) => ex.reply::<KeepSession>(self.check_held(keep.session)).await,
             Request::QueryChunks(query) => {
-                let known = self
-                    .check_held(query.session)
-                    .and_then(|()| node.backups.query_chunks(&query));
+                let known = match self.check_held(query.session) {
+                    Ok(()) => node.backups.query_chunks(actor, Reader::of(&self.peer), &query).await,
+                    Err(failure) => Err(failure),
+                };
                 ex.reply::<QueryChunks>(known).await
             }
             Request::PutChunk(put) => {
@@ -245,12 +246,12 @@ impl Served {
                 ex.reply_with_body::<GetManifest>(read).await
             }
             Request::GetChunk(get) => {
-                let read = node.reads.get_chunk(get).await.map(|(head, body)| (head, Some(body)));
-                ex.reply_with_body::<GetChunk>(read).await
+                let read = node.reads.get_chunk(Reader::of(&self.peer), get).await;
+                ex.reply_with_body::<GetChunk>(read.map(|(head, body)| (head, Some(body)))).await
             }
             Request::GetPieces(get) => {
-                let read = node.reads.get_pieces(get).await.map(|(head, body)| (head, Some(body)));
-                ex.reply_with_body::<GetPieces>(read).await
+                let read = node.reads.get_pieces(Reader::of(&self.peer), get).await;
+                ex.reply_with_body::<GetPieces>(read.map(|(head, body)| (head, Some(body)))).await
             }
             other => self.administer(other, ex).await,
         }

@@ -120,9 +120,12 @@ async fn backup(node: SimNode, wanted: Vec<Digest>, ack: usize) {
 }
 
 async fn upload(node: &SimNode, session: SessionId, wanted: &[Digest], ack: usize) -> bool {
+    let stanza = stanza();
     for digest in wanted {
-        let known = node.own_view().chunks(&[*digest]).unwrap().remove(0);
-        let is_there = known.is_some_and(|record| record.replicas.len() >= ack);
+        let view = node.own_view();
+        let known = view.chunks(&[*digest]).unwrap().remove(0);
+        let is_its = view.rights([&stanza]).unwrap().has(digest).unwrap();
+        let is_there = is_its && known.is_some_and(|record| record.replicas.len() >= ack);
         if !is_there && !put_chunk(node, session, *digest, ack).await {
             return false;
         }
@@ -171,7 +174,7 @@ async fn commit(node: &SimNode, session: SessionId, label: &BackupLabel, wanted:
     for _ in 0..TRIES {
         let view = node.view_linearizable().await;
         let again = match before.take() {
-            Some(before) => look_again(&view.snapshot(), before, session, ack).unwrap(),
+            Some(before) => look_again(&view.snapshot(), before, &stanza(), session, ack).unwrap(),
             None => Again::Anew,
         };
         let whole = match again {
@@ -183,7 +186,8 @@ async fn commit(node: &SimNode, session: SessionId, label: &BackupLabel, wanted:
             }
             Again::Anew => {
                 let checked_at = view.applied().unwrap();
-                let mut found = LookedUp::new(session, ack);
+                let stanza = stanza();
+                let mut found = LookedUp::new(&stanza, session, ack);
                 for part in wanted.chunks(2) {
                     found.look_up(&view, part).unwrap();
                     node.pause().await;

@@ -9,9 +9,7 @@ use crate::services::{
 use crate::sessions::{ConnectionNumber, ResumeKey, holder_words};
 use crate::settings::effective_ack;
 use bytes::Bytes;
-use pgmesh_protocol::{
-    BackupBegun, BeginBackup, CommitBackup, CommittedBackup, ExitCode, Failure, PutChunk, QUERY_LIMIT, QueryChunks,
-};
+use pgmesh_protocol::{BackupBegun, BeginBackup, CommitBackup, CommittedBackup, ExitCode, Failure, PutChunk};
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::command::{self, NewChunk};
 use pgmesh_raft::{
@@ -101,23 +99,9 @@ impl Backups {
         }
     }
 
-    /// Whether each chunk need not be sent, since enough repositories hold it. A condemned chunk counts as absent.
-    pub fn query_chunks(&self, query: &QueryChunks) -> Result<Vec<bool>, Failure> {
-        if query.digests.len() > QUERY_LIMIT {
-            return Err(Failure::new(
-                ExitCode::Protocol,
-                format!("more than {QUERY_LIMIT} chunks in one query"),
-            ));
-        }
-        let ack = self.clients.ack(SessionId(LogIndex(query.session)))?;
-        let states = self.catalog.view().chunks(&query.digests)?;
-        Ok(states
-            .iter()
-            .map(|chunk| chunk.as_ref().is_some_and(|record| record.replicas.len() >= ack))
-            .collect())
-    }
-
-    /// Stores one chunk; returns when it is durable in `backup-ack` repositories and committed. The bytes at rest.
+    /// Stores one chunk; returns when it is durable in `backup-ack` repositories and committed, and the stanza has the
+    /// right to it. A chunk that is there already is written as if it were new: the repository finds it in its place,
+    /// and compares it. The answer, the bytes that were sent, is the same then.
     pub async fn put_chunk(&self, put: PutChunk, body: Bytes, held: Arc<crate::budget::Held>) -> Result<u64, Failure> {
         let session = SessionId(LogIndex(put.session));
         let ack = self.clients.ack(session)?;
@@ -143,7 +127,6 @@ impl Backups {
             {
                 continue;
             }
-            let stored = outcome.durable.first().map_or(0, |written| written.stored);
             let chunk = NewChunk {
                 digest: payload.digest,
                 length,
@@ -153,7 +136,7 @@ impl Backups {
             match self.committer.chunk(session, ack, chunk).await? {
                 ChunkCommit::Done => {
                     self.settle(object, payload.digest, &mut outcome);
-                    return Ok(stored);
+                    return Ok(payload.bytes.len() as u64);
                 }
                 ChunkCommit::Stale(generation) => first = Some(generation),
             }
@@ -198,7 +181,7 @@ impl Backups {
             self.clients.ack(session)?;
             let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
             let again = match before.take() {
-                Some(before) => look_again(&view.snapshot(), before, session, ack)?,
+                Some(before) => look_again(&view.snapshot(), before, &commit.stanza, session, ack)?,
                 None => Again::Anew,
             };
             let whole = match again {
@@ -345,12 +328,14 @@ impl Backups {
         ack: usize,
     ) -> Result<Checked, Failure> {
         let checked_at = view.applied()?;
-        let mut found = LookedUp::new(session, ack).with_room(root.sizes.size >> 20);
+        let mut found = LookedUp::new(&root.stanza, session, ack).with_room(root.sizes.size >> 20);
         let part_digests: Vec<Digest> = root.parts.iter().map(|part| part.digest).collect();
         found.look_up(view, &part_digests)?;
-        if !found.is_whole() {
+        // No part is read that the stanza has no right to.
+        if !found.is_there() {
             return Ok(found.checked(checked_at, true));
         }
+        let are_parts_thin = found.has_thin();
         // Nor does a restore follow an entry that leads out of the data directory.
         let version_directory = root.tablespace_directory();
         for part in &root.parts {
@@ -362,7 +347,7 @@ impl Backups {
                 break;
             }
         }
-        Ok(found.checked(checked_at, false))
+        Ok(found.checked(checked_at, are_parts_thin))
     }
 }
 

@@ -6,6 +6,8 @@ mod aside;
 mod backup;
 mod change_maps;
 mod choosing;
+#[cfg(test)]
+mod chunk_rights;
 mod comparison;
 mod doubts;
 mod expire;
@@ -22,6 +24,7 @@ mod noting_uses;
 mod passed_over;
 mod peer;
 mod push_parts;
+mod query_chunks;
 mod read;
 mod refused_push;
 mod repository;

@@ -1,5 +1,6 @@
 //! Reading objects that the catalog knows, and telling it of replicas that are bad.
 
+use crate::authorize::Reader;
 use crate::reads::Reads;
 use crate::refs::{self, Known};
 use crate::repositories::{BadReplica, ReadPayload, RepositoryRoute, SlotError};
@@ -8,7 +9,7 @@ use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{
     CHUNK_BODY_LIMIT, ChunkReply, ExitCode, Failure, GetChunk, GetManifest, GetPieces, PIECES_LIMIT, PayloadHead,
 };
-use pgmesh_raft::{Catalog, Claim, Command, DebtReason, ObjectRef, Refusal, Replica, limits};
+use pgmesh_raft::{Catalog, Claim, Command, DebtReason, ObjectRef, Refusal, Replica, View, limits};
 use pgmesh_runtime::tasks;
 use pgmesh_storage::{Codec, Digest, DigestSuite, FilePart, Payload, PayloadError, RepoKey};
 
@@ -112,8 +113,8 @@ impl Reads {
     }
 
     /// Reads a chunk.
-    pub async fn get_chunk(&self, get: GetChunk) -> Result<(ChunkReply, Bytes), Failure> {
-        let source = self.read_chunk(get.digest, &get.avoid).await?;
+    pub(crate) async fn get_chunk(&self, reader: Reader<'_>, get: GetChunk) -> Result<(ChunkReply, Bytes), Failure> {
+        let source = self.read_chunk(reader, get.digest, &get.avoid).await?;
         let reply = ChunkReply {
             payload: source.payload.head(),
             repo: source.repo.get(),
@@ -122,7 +123,7 @@ impl Reads {
     }
 
     /// Reads pieces of a chunk. The whole of it is read and checked (invariant 6); only the pieces travel.
-    pub async fn get_pieces(&self, get: GetPieces) -> Result<(ChunkReply, Bytes), Failure> {
+    pub(crate) async fn get_pieces(&self, reader: Reader<'_>, get: GetPieces) -> Result<(ChunkReply, Bytes), Failure> {
         let total: u64 = get.ranges.iter().map(|(_, length)| u64::from(*length)).sum();
         if get.ranges.len() > PIECES_LIMIT || total > CHUNK_BODY_LIMIT {
             let what = format!(
@@ -133,7 +134,7 @@ impl Reads {
         }
         let mut avoid = get.avoid;
         loop {
-            let ReadPayload { payload, repo, .. } = self.read_chunk(get.digest, &avoid).await?;
+            let ReadPayload { payload, repo, .. } = self.read_chunk(reader, get.digest, &avoid).await?;
             let (suite, ranges) = (self.suite(), get.ranges.clone());
             let cut = tasks::blocking("cutting a chunk", move || cut(&payload, suite, &ranges)).await;
             match cut.map_err(|error| Failure::new(ExitCode::Assert, "cutting a chunk").because(error))? {
@@ -161,29 +162,31 @@ impl Reads {
     }
 
     /// Memory that reading a chunk takes until it is sent: as it was stored, decrypted, and plain.
-    pub(crate) fn cost_of_chunk(&self, digest: Digest) -> u64 {
-        match self.catalog.view().object(&ObjectRef::Chunk(digest)) {
-            Ok(Some(stored)) => {
-                let stored_twice = stored.stored_length.saturating_mul(2);
-                stored_twice.saturating_add(stored.plain_length)
+    pub(crate) fn cost_of_chunk(&self, reader: Reader<'_>, digest: Digest) -> u64 {
+        match known_to(&self.catalog.view(), reader, digest) {
+            Ok(Some(known)) => {
+                let stored_twice = known.stored_length.saturating_mul(2);
+                stored_twice.saturating_add(known.plain_length)
             }
-            // A chunk that is condemned, or that this node has not heard of, is taken to be of the usual size.
+            // A chunk that is condemned, or that the reader has no right to as far as this node has heard, is taken to
+            // be of the usual size.
             _ => USUAL_CHUNK,
         }
     }
 
-    async fn read_chunk(&self, digest: Digest, avoid: &[u16]) -> Result<ReadPayload, Failure> {
+    /// Reads a chunk. A chunk that the reader has no right to is answered as one that the mesh does not have.
+    async fn read_chunk(&self, reader: Reader<'_>, digest: Digest, avoid: &[u16]) -> Result<ReadPayload, Failure> {
         let object = ObjectRef::Chunk(digest);
         let unknown = || Failure::new(ExitCode::FileMissing, format!("the mesh has no {object}"));
-        let mut known = refs::known(&self.catalog.view(), &object)?;
+        let mut known = known_to(&self.catalog.view(), reader, digest)?;
         if known.is_none() {
             // This node may lag behind the leader.
             known = match self.catalog.view_linearizable().await {
-                Ok(view) => match refs::known(&view, &object)? {
+                Ok(view) => match known_to(&view, reader, digest)? {
                     Some(known) => Some(known),
-                    None => refs::condemned(&view, digest)?,
+                    None => condemned_to(&view, reader, digest)?,
                 },
-                Err(error) => match refs::condemned(&self.catalog.view(), digest)? {
+                Err(error) => match condemned_to(&self.catalog.view(), reader, digest)? {
                     Some(known) => Some(known),
                     None => return Err(error.into()),
                 },
@@ -217,6 +220,20 @@ impl Reads {
         let source = self.read_known(&object, &known, &[]).await?;
         Ok((source.payload.head(), source.payload.bytes))
     }
+}
+
+/// Looks a chunk up for a reader. The same is read of a chunk that is not there and of one that is not the reader's.
+fn known_to(view: &View, reader: Reader<'_>, digest: Digest) -> Result<Option<Known>, Failure> {
+    let may_read = reader.may_read(view, &digest)?;
+    let known = refs::known(view, &ObjectRef::Chunk(digest))?;
+    Ok(known.filter(|_| may_read))
+}
+
+/// The same of a condemned chunk.
+fn condemned_to(view: &View, reader: Reader<'_>, digest: Digest) -> Result<Option<Known>, Failure> {
+    let may_read = reader.may_read(view, &digest)?;
+    let known = refs::condemned(view, digest)?;
+    Ok(known.filter(|_| may_read))
 }
 
 /// Withdraws bad replicas from the catalog.

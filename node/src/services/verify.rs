@@ -1,6 +1,7 @@
 //! Reading and checking everything: each object of each repository, each backup's chunks, each timeline's WAL.
 
 mod backups;
+mod chunks;
 mod parts;
 mod wal;
 
@@ -135,6 +136,9 @@ impl Verification<'_> {
         if self.request.stanza.is_some() {
             // Not in any folder; without a stanza it is listed with all the rest.
             self.identity(slot.key, &repository).await?;
+            if let Err(error) = self.own_chunks(view, slot.key, &repository).await? {
+                return self.unreadable(slot.key, error).await;
+            }
         }
         self.missing(view, slot.key, &repository).await
     }
@@ -162,15 +166,11 @@ impl Verification<'_> {
         .await
     }
 
-    /// A stanza's objects are in its folder, its chunks among all chunks.
+    /// A stanza's objects are in its folder, its chunks among all chunks: these are not listed.
     fn folders(&self) -> Vec<String> {
         match &self.request.stanza {
             None => vec![String::new()],
-            Some(stanza) => vec![
-                pgmesh_storage::prefix::stanza(stanza),
-                "chunk".to_owned(),
-                "pgmesh.key".to_owned(),
-            ],
+            Some(stanza) => vec![pgmesh_storage::prefix::stanza(stanza), "pgmesh.key".to_owned()],
         }
     }
 
@@ -211,12 +211,7 @@ impl Verification<'_> {
             {
                 self.unreferenced_file(view, repo, repository, file).await?;
             }
-            self.summary.objects += 1;
-            self.summary.bytes += listed.length;
-            if self.summary.objects.is_multiple_of(PROGRESS_EVERY) {
-                let (objects, bytes) = (self.summary.objects, self.summary.bytes);
-                self.tell(VerifyEvent::Progress { objects, bytes }).await?;
-            }
+            self.read_one(listed.length).await?;
             match checked {
                 Ok(Lies::Content(name)) => self.referenced(view, repo, &name, &listed.path).await?,
                 Ok(Lies::Own | Lies::Foreign | Lies::Part) => {}
@@ -236,6 +231,17 @@ impl Verification<'_> {
         }
         self.unreferenced_sets(view, repo, repository, sets).await?;
         Ok(Ok(()))
+    }
+
+    /// One more object was read.
+    async fn read_one(&mut self, length: u64) -> Result<(), Failure> {
+        self.summary.objects += 1;
+        self.summary.bytes += length;
+        if self.summary.objects.is_multiple_of(PROGRESS_EVERY) {
+            let (objects, bytes) = (self.summary.objects, self.summary.bytes);
+            self.tell(VerifyEvent::Progress { objects, bytes }).await?;
+        }
+        Ok(())
     }
 
     async fn damaged(&mut self, repo: RepoKey, path: &str, what: &str) -> Result<(), Failure> {
@@ -286,17 +292,8 @@ impl Verification<'_> {
     /// Reports the objects that the catalog knows in a repository and that are not there.
     async fn missing(&mut self, view: &View, repo: RepoKey, repository: &OpenRepository) -> Result<(), Failure> {
         let mut after: Option<Digest> = None;
-        loop {
-            let page = view
-                .all_chunks(after.as_ref())
-                .take(1024)
-                .collect::<Result<Vec<_>, _>>()?;
-            let Some((last, _)) = page.last() else { break };
-            after = Some(*last);
+        while let Some(page) = self.page(view, &mut after)? {
             for (digest, record) in page {
-                if record.condemned.is_some() {
-                    continue;
-                }
                 let object = ObjectRef::Chunk(digest);
                 self.check_present(view, repo, repository, object, &record.replicas)
                     .await?;

@@ -5,7 +5,7 @@ use super::named::Named;
 use pgmesh_protocol::{Failure, QUERY_LIMIT};
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::{ChunkRecord, CondemnedChunk, LogIndex, SessionId, View};
-use pgmesh_storage::{Digest, RepoKey};
+use pgmesh_storage::{Digest, RepoKey, StanzaName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -72,6 +72,7 @@ pub(crate) enum Again {
 pub(crate) fn look_again<B: Base>(
     view: &View<B>,
     before: Whole,
+    stanza: &StanzaName,
     session: SessionId,
     ack: usize,
 ) -> Result<Again, Failure> {
@@ -85,9 +86,16 @@ pub(crate) fn look_again<B: Base>(
             return Ok(Again::Anew);
         }
     }
-    let mut found = LookedUp::new(session, ack);
-    let chunks: Vec<Digest> = chunks.into_iter().collect();
-    found.look_up(view, &chunks)?;
+    // A chunk that the stanza has no right to is not the backup's, though it may look like one of its chunks.
+    let rights = view.rights([stanza])?;
+    let mut own = Vec::new();
+    for digest in chunks {
+        if rights.has(&digest)? {
+            own.push(digest);
+        }
+    }
+    let mut found = LookedUp::new(stanza, session, ack);
+    found.look_up(view, &own)?;
     let checked_at = view.applied()?;
     Ok(match found.checked(checked_at, false) {
         Checked::Whole(_) => Again::Whole(Whole { checked_at, ..before }),
@@ -110,25 +118,30 @@ pub(crate) enum Checked {
 }
 
 /// The chunks of a backup, as far as they were looked up.
-pub(crate) struct LookedUp {
+pub(crate) struct LookedUp<'a> {
+    stanza: &'a StanzaName,
     session: SessionId,
     ack: usize,
     missing: Vec<Digest>,
     condemned: Vec<CondemnedChunk>,
     thin: u64,
+    /// Some chunk has no good replica at present.
+    is_lost: bool,
     sums: Sums,
     named: Named,
 }
 
-impl LookedUp {
-    /// `session` is the backup's, which asks for `ack` replicas of each.
-    pub(crate) fn new(session: SessionId, ack: usize) -> Self {
+impl<'a> LookedUp<'a> {
+    /// `session` is that of the stanza's backup, which asks for `ack` replicas of each.
+    pub(crate) fn new(stanza: &'a StanzaName, session: SessionId, ack: usize) -> Self {
         Self {
+            stanza,
             session,
             ack,
             missing: Vec::new(),
             condemned: Vec::new(),
             thin: 0,
+            is_lost: false,
             sums: Sums::default(),
             named: Named::with_room(0),
         }
@@ -140,11 +153,14 @@ impl LookedUp {
         Self { named, ..self }
     }
 
-    /// Looks some of the chunks up. The view must be linearizable.
+    /// Looks some of the chunks up. A chunk that the stanza has no right to is missing, whatever the catalog knows of
+    /// it. The view must be linearizable.
     pub(crate) fn look_up<B: Base>(&mut self, view: &View<B>, digests: &[Digest]) -> Result<(), Failure> {
+        let rights = view.rights([self.stanza])?;
         for group in digests.chunks(QUERY_LIMIT) {
             for (digest, chunk) in group.iter().zip(view.chunks_with_condemned(group)?) {
-                self.note(*digest, chunk);
+                let is_its = rights.has(digest)?;
+                self.note(*digest, chunk.filter(|_| is_its));
             }
         }
         Ok(())
@@ -161,7 +177,10 @@ impl LookedUp {
             Some(ChunkRecord {
                 suspected: Some(since), ..
             }) => self.condemned.push(CondemnedChunk { digest, since }),
-            Some(record) if record.replicas.len() < self.ack => self.thin += 1,
+            Some(record) if record.replicas.len() < self.ack => {
+                self.thin += 1;
+                self.is_lost |= record.replicas.is_empty();
+            }
             Some(record) => {
                 for replica in &record.replicas {
                     *self.sums.stored.entry(replica.repo).or_default() += u64::from(record.stored_length);
@@ -170,8 +189,14 @@ impl LookedUp {
         }
     }
 
-    pub(crate) fn is_whole(&self) -> bool {
-        self.missing.is_empty() && self.condemned.is_empty() && self.thin == 0
+    /// Whether all that was looked up can be read, though some may be in too few repositories.
+    pub(crate) fn is_there(&self) -> bool {
+        self.missing.is_empty() && self.condemned.is_empty() && !self.is_lost
+    }
+
+    /// Whether some are in too few repositories.
+    pub(crate) fn has_thin(&self) -> bool {
+        self.thin > 0
     }
 
     /// Whether there is no use in looking further for now.
@@ -251,7 +276,7 @@ impl Patience {
 mod tests {
     use super::*;
     use crate::SessionTimes;
-    use crate::testing::{Connected, TestNode, manifest_of};
+    use crate::testing::{Connected, TestNode, manifest_of, stanza};
     use pgmesh_protocol::{CommittedBackup, ExitCode};
     use pgmesh_raft::{Claim, Command, DebtReason, ObjectRef, Reply};
 
@@ -312,7 +337,7 @@ mod tests {
     /// A look at one chunk, after the look `before`.
     async fn again(site: &TestNode, before: Whole, session: u64) -> Again {
         let view = site.node.catalog.view_linearizable().await.unwrap();
-        look_again(&view.snapshot(), before, SessionId(LogIndex(session)), 1).unwrap()
+        look_again(&view.snapshot(), before, &stanza(), SessionId(LogIndex(session)), 1).unwrap()
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -323,11 +348,11 @@ mod tests {
         let begun = client.begin_backup(LABEL).await.unwrap();
         let own = client.put_chunk(begun.session, &[7; 900]).await.unwrap();
         let other = client.put_chunk(begun.session, &[8; 900]).await.unwrap();
-        let session = SessionId(LogIndex(begun.session));
+        let (session, main) = (SessionId(LogIndex(begun.session)), stanza());
         let looked = || {
             let view = site.node.catalog.view();
             let checked_at = view.applied().unwrap();
-            let mut found = LookedUp::new(session, 1);
+            let mut found = LookedUp::new(&main, session, 1);
             found.look_up(&view, &[own]).unwrap();
             match found.checked(checked_at, false) {
                 Checked::Whole(whole) => whole,
@@ -397,8 +422,9 @@ mod tests {
             suspected: None,
             added: LogIndex(1),
         };
+        let main = stanza();
         let checked = |ack, condemned: Option<u64>| {
-            let mut found = LookedUp::new(SessionId(LogIndex(10)), ack);
+            let mut found = LookedUp::new(&main, SessionId(LogIndex(10)), ack);
             found.note(Digest([1; 32]), Some(record(condemned.map(LogIndex))));
             found.checked(LogIndex(12), false)
         };
@@ -406,7 +432,7 @@ mod tests {
         assert!(matches!(checked(2, None), Checked::Thin(Thin { chunks: 1, .. })));
         assert!(matches!(checked(1, Some(9)), Checked::Missing(missing) if missing.len() == 1));
         assert!(matches!(checked(1, Some(11)), Checked::Condemned(chunks) if chunks[0].since == LogIndex(11)));
-        let mut found = LookedUp::new(SessionId(LogIndex(10)), 1);
+        let mut found = LookedUp::new(&main, SessionId(LogIndex(10)), 1);
         let suspected = Some(LogIndex(9));
         found.note(
             Digest([1; 32]),

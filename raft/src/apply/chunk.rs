@@ -2,7 +2,7 @@
 
 use super::names::{free_generation, stale};
 use super::objects::{Found, counting, find, need_session, place_more, place_new, throw_away};
-use super::{Base, Outcome, Step};
+use super::{Base, Outcome, Step, rights};
 use crate::command::{ClaimedObject, NewChunk};
 use crate::error::ReadError;
 use crate::key;
@@ -13,10 +13,14 @@ use crate::table::Table;
 
 pub(super) fn add<B: Base>(step: &mut Step<'_, '_, B>, session: SessionId, ack: u16, chunks: Vec<NewChunk>) -> Outcome {
     // Invariant 5: the session keeps the uploaded objects from being deleted before this step.
-    need_session(step, session)?;
+    let session = need_session(step, session)?;
+    let uploader = rights::uploader(step, &session)?;
     let mut all_stale = Vec::new();
     for chunk in chunks {
         all_stale.extend(add_one(step, &chunk, ack)?);
+        if let Some(stanza) = &uploader {
+            rights::possess(step, stanza, &chunk.digest)?;
+        }
     }
     if all_stale.is_empty() {
         Ok(Reply::Done)

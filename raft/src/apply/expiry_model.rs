@@ -10,10 +10,14 @@ use proptest::prelude::*;
 use super::scenario::{World, claimed, claims, cluster, commit, digest, label, new_chunk, register, replica, repo};
 use crate::apply::Base;
 use crate::command::{Command, DropUses, ExpireBackups, NewReplica, NoteUses, Release};
+use crate::key;
 use crate::model::{ChunkRecord, LogIndex, ObjectRef, SessionId, SessionKind, UseEvent};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
+
+/// The chunks that there may be.
+const CHUNKS: std::ops::Range<u8> = 1..14;
 
 /// Where a run of the release of one expired backup is.
 type Job = ((RepoKey, StanzaName, BackupLabel), LogIndex);
@@ -29,6 +33,9 @@ struct Simulation {
     number: u32,
     /// Chunks of backups that were given up: the sweep finds them.
     given_up: BTreeSet<u8>,
+    /// The chunks that each stanza has shown the content of, since the catalog knows them: it has the right to these,
+    /// and to no others.
+    shown: BTreeSet<(StanzaName, u8)>,
 }
 
 impl Simulation {
@@ -55,6 +62,7 @@ impl Simulation {
             running: BTreeMap::new(),
             number: 0,
             given_up: BTreeSet::new(),
+            shown: BTreeSet::new(),
         }
     }
 
@@ -63,8 +71,18 @@ impl Simulation {
         known.into_iter().next().flatten()
     }
 
-    /// A backup of these chunks begins: each is added where it is not there, in the first repository or in all.
-    fn begin(&mut self, of: usize, chunks: &BTreeSet<u8>, everywhere: bool) {
+    fn has_right(&self, stanza: &StanzaName, number: u8) -> bool {
+        self.world
+            .view()
+            .rights([stanza])
+            .unwrap()
+            .has(&digest(number))
+            .unwrap()
+    }
+
+    /// A backup of these chunks begins: each is added where it is not there, in the first repository or in all. A
+    /// backup that is not honest has the content of none of them.
+    fn begin(&mut self, of: usize, chunks: &BTreeSet<u8>, everywhere: bool, is_honest: bool) {
         let stanza = self.stanzas[of].clone();
         if self.running.contains_key(&stanza) {
             return;
@@ -88,13 +106,27 @@ impl Simulation {
             system_id: cluster(7).system_id,
         };
         self.world.run(begin).unwrap();
-        self.running.insert(stanza, (session, label, chunks.clone(), false));
-        self.add(session, chunks, everywhere);
+        self.running
+            .insert(stanza.clone(), (session, label, chunks.clone(), false));
+        if is_honest {
+            self.add(&stanza, session, chunks, everywhere);
+        }
     }
 
-    fn add(&mut self, session: SessionId, chunks: &BTreeSet<u8>, everywhere: bool) {
+    fn add(&mut self, stanza: &StanzaName, session: SessionId, chunks: &BTreeSet<u8>, everywhere: bool) {
         for number in chunks {
             if self.chunk(*number).is_some_and(|chunk| chunk.condemned.is_none()) {
+                if !self.has_right(stanza, *number) {
+                    // It is there: no repository gets another object.
+                    let chunks = vec![new_chunk(*number, &[])];
+                    let shown = self.world.run(Command::AddChunks {
+                        session,
+                        ack: 1,
+                        chunks,
+                    });
+                    assert_eq!(shown, Ok(Reply::Done));
+                    self.shown.insert((stanza.clone(), *number));
+                }
                 continue;
             }
             let generation = self
@@ -115,14 +147,16 @@ impl Simulation {
                 chunks: vec![new_chunk(*number, &replicas)],
             };
             self.world.run(add).unwrap();
+            self.shown.insert((stanza.clone(), *number));
         }
     }
 
-    /// The node's part before a commit: the uses that the backup begins and ends.
-    fn stage(&mut self, of: usize) {
+    /// The node's part before a commit: the uses that the backup begins and ends. Says whether the stanza has the right
+    /// to all of them.
+    fn stage(&mut self, of: usize) -> bool {
         let stanza = self.stanzas[of].clone();
         let Some((session, label, chunks, is_staged)) = self.running.get_mut(&stanza) else {
-            return;
+            return true;
         };
         *is_staged = true;
         let (session, label, chunks) = (*session, label.clone(), chunks.clone());
@@ -173,21 +207,27 @@ impl Simulation {
         let note = NoteUses {
             session: Some(session),
             began: LogIndex(0),
-            stanza,
+            stanza: stanza.clone(),
             label,
             born,
             carried,
             died,
         };
-        self.world.run(Command::NoteUses(Box::new(note))).unwrap();
+        let has_all = chunks
+            .iter()
+            .all(|number| self.shown.contains(&(stanza.clone(), *number)));
+        match self.world.run(Command::NoteUses(Box::new(note))) {
+            Ok(_) => assert!(has_all, "it names a chunk that it has not shown"),
+            Err(Refusal::ChunkMissing { .. }) => assert!(!has_all, "it has shown all its chunks"),
+            other => panic!("{other:?}"),
+        }
+        has_all
     }
 
     /// Commits, after it has taken back what was condemned since it began; or gives the backup up.
     fn end(&mut self, of: usize, commits: bool) {
         let stanza = self.stanzas[of].clone();
-        if commits {
-            self.stage(of);
-        }
+        let commits = commits && self.stage(of);
         let Some((session, label, chunks, _)) = self.running.remove(&stanza) else {
             return;
         };
@@ -204,7 +244,7 @@ impl Simulation {
                     self.world.run(Command::Reprieve { session, chunks }).unwrap();
                 }
             }
-            self.add(session, &chunks, false);
+            self.add(&stanza, session, &chunks, false);
             let checked_at = self.world.applied();
             let mut given = commit(session, label.as_str(), checked_at);
             given.stanza = stanza.clone();
@@ -358,8 +398,51 @@ impl Simulation {
         }
     }
 
+    /// Condemned chunks have been deleted, as far as no older session is open.
+    fn forget(&mut self) {
+        let condemned: Vec<_> = self.world.view().condemned(None).map(Result::unwrap).collect();
+        for (digest, since) in condemned {
+            let chunks = vec![crate::CondemnedChunk { digest, since }];
+            let forget = Command::Forget {
+                chunks,
+                kept: Vec::new(),
+            };
+            match self.world.run(forget) {
+                Ok(_) => self
+                    .shown
+                    .retain(|(_, number)| super::scenario::digest(*number) != digest),
+                Err(Refusal::SessionOpen { .. }) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// A stanza has the right to the chunks that it has shown, and to no others. No row says what a use says.
+    fn check_rights(&self) -> Result<(), TestCaseError> {
+        for stanza in &self.stanzas {
+            for number in CHUNKS {
+                let is_shown = self.shown.contains(&(stanza.clone(), number));
+                let has_right = self.has_right(stanza, number);
+                prop_assert_eq!(has_right, is_shown, "stanza {}, chunk {}", stanza, number);
+            }
+        }
+        let view = self.world.view();
+        for row in view.possessions() {
+            let (digest, stanza) = row.unwrap();
+            let uses = key::chunk_uses(&digest, &stanza);
+            prop_assert_eq!(self.world.base.scan(Table::Uses, &uses, &uses).count(), 0);
+            prop_assert!(view.chunks_with_condemned(&[digest]).unwrap()[0].is_some());
+            let index = key::stanza_possession(&stanza, &digest);
+            prop_assert!(self.world.base.get(Table::StanzaPossessions, &index).unwrap().is_some());
+        }
+        let rows = |table| self.world.base.scan(table, &[], &[]).count();
+        prop_assert_eq!(rows(Table::Possessions), rows(Table::StanzaPossessions));
+        Ok(())
+    }
+
     /// Everything that a repository needs is there or owed.
     fn check(&self) -> Result<(), TestCaseError> {
+        self.check_rights()?;
         let view = self.world.view();
         for repo in &self.repos {
             for kept in self.kept(*repo) {
@@ -404,6 +487,7 @@ impl Simulation {
             }
         }
         prop_assert_eq!(self.jobs(), Vec::new());
+        self.check_rights()?;
         let chunks: Vec<_> = self.world.view().all_chunks(None).map(Result::unwrap).collect();
         for (digest_of, chunk) in chunks {
             let number = digest_of.as_bytes()[0];
@@ -455,25 +539,28 @@ fn candidates(world: &World, stanza: &StanzaName, label: &BackupLabel, repo: Rep
 
 #[derive(Debug, Clone)]
 enum Act {
-    Begin(usize, BTreeSet<u8>, bool),
+    Begin(usize, BTreeSet<u8>, bool, bool),
     Stage(usize),
     End(usize, bool),
     Expire(usize, usize),
     Pay(usize),
     Release(usize),
     Drop,
+    Forget,
 }
 
 fn act() -> impl Strategy<Value = Act> {
-    let chunks = proptest::collection::btree_set(1_u8..14, 1..8);
+    let chunks = proptest::collection::btree_set(CHUNKS, 1..8);
     prop_oneof![
-        4 => (0_usize..2, chunks, any::<bool>()).prop_map(|(of, chunks, all)| Act::Begin(of, chunks, all)),
+        4 => (0_usize..2, chunks, any::<bool>(), prop_oneof![6 => Just(true), 1 => Just(false)])
+            .prop_map(|(of, chunks, all, is_honest)| Act::Begin(of, chunks, all, is_honest)),
         1 => (0_usize..2).prop_map(Act::Stage),
         4 => (0_usize..2, prop_oneof![4 => Just(true), 1 => Just(false)]).prop_map(|(of, commits)| Act::End(of, commits)),
         3 => (0_usize..3, 0_usize..6).prop_map(|(at, which)| Act::Expire(at, which)),
         1 => (0_usize..3).prop_map(Act::Pay),
         3 => (0_usize..9).prop_map(Act::Release),
         1 => Just(Act::Drop),
+        1 => Just(Act::Forget),
     ]
 }
 
@@ -488,8 +575,10 @@ proptest! {
         let mut simulation = Simulation::new(repos);
         for act in acts {
             match act {
-                Act::Begin(of, chunks, everywhere) => simulation.begin(of, &chunks, everywhere),
-                Act::Stage(of) => simulation.stage(of),
+                Act::Begin(of, chunks, everywhere, is_honest) => {
+                    simulation.begin(of, &chunks, everywhere, is_honest);
+                }
+                Act::Stage(of) => drop(simulation.stage(of)),
                 Act::End(of, commits) => simulation.end(of, commits),
                 Act::Expire(at, which) => simulation.expire(at, which),
                 Act::Pay(at) => simulation.pay(at),
@@ -500,6 +589,7 @@ proptest! {
                     }
                 }
                 Act::Drop => simulation.drop_abandoned(),
+                Act::Forget => simulation.forget(),
             }
             simulation.check()?;
         }

@@ -7,7 +7,7 @@ use super::objects::{
     count_kept, count_replica, need_session, oldest_backup, oldest_session, owe, repositories, retire,
 };
 use super::use_judge::Judge;
-use super::{Base, Outcome, Step, orphans, use_judge, withdrawn};
+use super::{Base, Outcome, Step, orphans, rights, use_judge, withdrawn};
 use crate::error::ReadError;
 use crate::key;
 use crate::model::{
@@ -197,6 +197,7 @@ pub(super) fn forget<B: Base>(step: &mut Step<'_, '_, B>, chunks: &[CondemnedChu
             }
             step.txn.delete(Table::Condemned, key.clone());
             step.txn.delete(Table::Chunks, key);
+            rights::forget(step, digest)?;
         }
     }
     Ok(Reply::Done)

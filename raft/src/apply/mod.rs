@@ -22,6 +22,7 @@ pub(crate) mod repository;
 mod repository_checks;
 mod request;
 mod retire;
+pub(crate) mod rights;
 mod segment;
 mod session;
 mod stanza;
@@ -458,6 +459,7 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
             label,
             manifest,
         } => uses::stage(step, &stanza, session, &label, manifest),
+        Command::ShareRights(given) => uses::share(step, &given),
         Command::NoteUses(note) => uses::note(step, &note),
         Command::DoubtUses { stanza } => uses::doubt_deaths(step, &stanza),
         Command::EndListing(end) => uses::end_listing(step, &end),

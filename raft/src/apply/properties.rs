@@ -492,6 +492,8 @@ impl Simulation {
         let found: Vec<_> = std::iter::zip(chosen, known)
             .filter(|(_, chunk)| chunk.as_ref().is_some_and(are_there))
             .map(|(digest, _)| digest)
+            // Uploaded by a repair, or for a stanza of that name that was deleted.
+            .filter(|digest| self.view().rights([&stanza()]).unwrap().has(digest).unwrap())
             .collect();
         if !b.is_multiple_of(64) {
             self.world.note_uses(session, &label, &found);

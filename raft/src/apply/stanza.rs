@@ -7,7 +7,7 @@ use pgmesh_storage::{DbId, StanzaName};
 
 use super::names::assigned_before;
 use super::objects::{Found, discard, need_replicas, place_more, place_new, repositories, unreference};
-use super::{Base, Outcome, Row, Step, backup, session, use_judge};
+use super::{Base, Outcome, Row, Step, backup, rights, session, use_judge};
 use crate::command::{ClaimedObject, Cluster};
 use crate::error::ReadError;
 use crate::key::KeyReader;
@@ -271,6 +271,7 @@ pub(super) fn delete<B: Base>(step: &mut Step<'_, '_, B>, stanza: &StanzaName, f
     let removed = removed + delete_backups(step, stanza, DELETE_STEP - removed)?;
     let removed = removed + delete_pushes(step, stanza, DELETE_STEP - removed)?;
     let removed = removed + use_judge::drop_of_stanza(step, stanza, DELETE_STEP - removed)?;
+    let removed = removed + rights::drop_of_stanza(step, stanza, DELETE_STEP - removed)?;
     let removed = removed + delete_rest(step, stanza, DELETE_STEP - removed)?;
     if removed == DELETE_STEP {
         record.since = step.index;

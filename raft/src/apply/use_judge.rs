@@ -19,7 +19,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use pgmesh_storage::{BackupLabel, Digest, RepoKey, StanzaName};
 
-use super::{Base, Outcome, Rows, Step};
+use super::{Base, Outcome, Rows, Step, rights};
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
 use crate::model::{BackupRecord, ExpiredIn, StanzaRecord, Unlisted, UseEvent};
@@ -188,6 +188,7 @@ impl Judge {
                 for label in &of.labels {
                     drop_event(step, &of.stanza, label, digest);
                 }
+                rights::uses_are_dropped(step, &of.stanza, digest)?;
             }
         }
         Ok(())
@@ -206,8 +207,7 @@ impl Judge {
         stanza: &StanzaName,
         digest: &Digest,
     ) -> Result<bool, ReadError> {
-        let mut prefix = key::uses(digest);
-        prefix.extend_from_slice(&key::stanza_prefix(stanza));
+        let prefix = key::chunk_uses(digest, stanza);
         let mut rows = base.scan(Table::Uses, &prefix, &prefix).peekable();
         let uses = self.uses_of(base, stanza, &mut rows)?;
         Ok(uses.iter().any(|of| of.died.is_none()))
@@ -271,11 +271,13 @@ pub(super) fn drop_event<B: Base>(
 pub(super) fn drop_all<B: Base>(step: &mut Step<'_, '_, B>, digest: &Digest) -> Result<(), ReadError> {
     let prefix = key::uses(digest);
     let rows: Vec<_> = step.txn.scan(Table::Uses, &prefix, &prefix).collect::<Result<_, _>>()?;
+    let mut stanzas = BTreeSet::new();
     for (key, _) in rows {
         let (stanza, label) = key::read_chunk_use(&key).ok_or_else(|| malformed(Table::Uses, &key))?;
         drop_event(step, &stanza, &label, digest);
+        stanzas.insert(stanza);
     }
-    Ok(())
+    rights::keep(step, &stanzas, digest)
 }
 
 /// Drops the first events of a stanza that is deleted; says how many.

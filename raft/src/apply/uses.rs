@@ -4,9 +4,10 @@ use pgmesh_storage::{BackupLabel, Digest, RepoKey, StanzaName};
 
 use super::names::free_generation;
 use super::objects::{need_session, owe, repositories};
+use super::rights::Holder;
 use super::use_judge::{doubt, drop_event, put_event, unlisted_since};
-use super::{Base, Outcome, Step, release, stanza};
-use crate::command::{DropUses, EndListing, NoteUses};
+use super::{Base, Outcome, Step, release, rights, stanza};
+use crate::command::{DropUses, EndListing, NoteUses, ShareRights};
 use crate::key;
 use crate::model::{
     ChunkRecord, Debt, DebtReason, ObjectRef, RepositoryRecord, SessionId, StanzaRecord, Unlisted, UseEvent,
@@ -72,6 +73,7 @@ pub(super) fn note<B: Base>(step: &mut Step<'_, '_, B>, note: &NoteUses) -> Outc
             if owner.backup.is_none_or(|running| running.staged.is_none()) {
                 return Err(Refusal::Recheck { since: step.index }.into());
             }
+            rights::need(step, name, note.born.iter().chain(&note.carried).copied())?;
         }
         None => {
             let Some(unlisted) = unlisted_since(step.txn, name)? else {
@@ -107,6 +109,24 @@ pub(super) fn note<B: Base>(step: &mut Step<'_, '_, B>, note: &NoteUses) -> Outc
     }
     for digest in &note.born {
         put_event(step, name, label, digest, UseEvent::Born);
+    }
+    for digest in note.born.iter().chain(&note.carried).chain(&note.died) {
+        rights::use_is_noted(step, name, digest)?;
+    }
+    Ok(Reply::Done)
+}
+
+/// Gives a stanza whose backup runs the rights that another stanza of the same owner has.
+pub(super) fn share<B: Base>(step: &mut Step<'_, '_, B>, given: &ShareRights) -> Outcome {
+    let session = need_session(step, given.session)?;
+    let Some(stanza) = rights::uploader(step, &session)? else {
+        return Ok(Reply::Done);
+    };
+    let holder = Holder::read(step.txn, &given.from)?;
+    for digest in &given.chunks {
+        if holder.has(step.txn, digest)? && step.txn.get(Table::Chunks, &key::chunk(digest))?.is_some() {
+            rights::possess(step, &stanza, digest)?;
+        }
     }
     Ok(Reply::Done)
 }
@@ -152,6 +172,7 @@ pub(super) fn drop_abandoned<B: Base>(step: &mut Step<'_, '_, B>, uses: &DropUse
     let (released, done) = release::in_all(step, &uses.stanza, &uses.chunks)?;
     for digest in done {
         drop_event(step, &uses.stanza, &uses.label, &digest);
+        rights::uses_are_dropped(step, &uses.stanza, &digest)?;
     }
     let prefix = key::backup_uses(&uses.stanza, &uses.label);
     if uses.is_last && step.txn.scan(Table::BackupUses, &prefix, &prefix).next().is_none() {

@@ -26,6 +26,17 @@ pub struct NoteUses {
     pub died: Vec<Digest>,
 }
 
+/// Rights to chunks that a stanza gets from another stanza of the same owner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareRights {
+    /// The session of the stanza's running backup.
+    pub session: SessionId,
+    /// The other stanza, which is of the certificate under which the backup runs.
+    pub from: StanzaName,
+    /// The chunks; those that it has no right to are passed over.
+    pub chunks: Vec<Digest>,
+}
+
 /// Uses of a backup that was given up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DropUses {

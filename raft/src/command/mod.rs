@@ -16,7 +16,7 @@ mod wal;
 pub use adopt::{Adopt, AdoptedDatabase, AdoptedFile};
 pub use backup::CommitBackup;
 pub use cluster::Cluster;
-pub use expiry::{DropUses, EndListing, ExpireBackups, ExpireWal, HoldBackup, NoteUses, Release};
+pub use expiry::{DropUses, EndListing, ExpireBackups, ExpireWal, HoldBackup, NoteUses, Release, ShareRights};
 pub use members::{AdmitNode, HandOutToken, IssueCertificate, NoteCertificate, RevokeCertificates};
 pub use objects::{ClaimedObject, NewChunk, NewReplica};
 pub use orphans::{DiscardOrphans, NoteOrphans};
@@ -532,7 +532,8 @@ pub enum Command {
         /// The digest of its manifest.
         manifest: Digest,
     },
-    /// Notes uses of chunks, of a staged backup or of one that is listed. Reply: `Done`.
+    /// Notes uses of chunks, of a staged backup or of one that is listed. A staged backup's are refused with
+    /// [`Refusal::ChunkMissing`](crate::Refusal::ChunkMissing) where its stanza has no right to a chunk. Reply: `Done`.
     NoteUses(Box<NoteUses>),
     /// Deaths of uses could not be noted, since the manifest before could not be read: the stanza is to be listed.
     /// Reply: `Done`.
@@ -575,4 +576,8 @@ pub enum Command {
     },
     /// Holds a backup, or releases it. Reply: `Held`.
     HoldBackup(Box<HoldBackup>),
+
+    /// A stanza whose backup runs gets the rights to chunks that another stanza of its certificate has, without
+    /// showing the content. Reply: `Done`.
+    ShareRights(Box<ShareRights>),
 }

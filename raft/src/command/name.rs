@@ -83,6 +83,7 @@ impl Command {
             Self::HandOutToken(_) => "hand out token",
             Self::StageUses { .. } => "stage uses",
             Self::NoteUses(_) => "note uses",
+            Self::ShareRights(_) => "share rights",
             Self::DoubtUses { .. } => "doubt uses",
             Self::EndListing(_) => "end listing",
             Self::DropUses(_) => "drop uses",

@@ -229,3 +229,66 @@ async fn costs_of_a_large_catalog() {
         drop(packed);
     }
 }
+
+/// The bytes of all files of a folder, RocksDB's write-ahead log included.
+fn bytes_of(folder: &std::path::Path) -> u64 {
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let metadata = entry.metadata().unwrap();
+        bytes += match metadata.is_dir() {
+            true => bytes_of(&entry.path()),
+            false => metadata.len(),
+        };
+    }
+    bytes
+}
+
+/// A million chunks of one stanza, each born once: what a question for the right costs, and what a chunk takes.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement of some minutes"]
+async fn costs_of_rights() {
+    const CHUNKS: u64 = 1_000_000;
+    let guard = tempfile::tempdir().unwrap();
+    let path = guard.path().join("catalog");
+    let folder = Folder::create(&path).await.unwrap();
+    let state = StateStore::open(&folder, &CatalogOptions::default()).unwrap();
+    let (db, mut writes) = (state.current(), Writes::new());
+    let raft = db.raft_state().unwrap();
+    let (owner, other, born) = (stanza(), "other".parse().unwrap(), label("20250215-000000F"));
+    for table in [Table::Uses, Table::BackupUses] {
+        let before = bytes_of(&path);
+        for number in 0..CHUNKS {
+            let key = match table {
+                Table::Uses => key::chunk_use(&digest(number), &owner, &born),
+                _ => key::backup_use(&owner, &born, &digest(number)),
+            };
+            writes.insert((table, key), Some(value::encode(&crate::UseEvent::Born)));
+            if writes.len() >= 10_000 {
+                db.write(&std::mem::take(&mut writes), &raft).unwrap();
+            }
+        }
+        println!(
+            "{table}: {} bytes a chunk on disk, the log included",
+            (bytes_of(&path) - before) / CHUNKS
+        );
+    }
+    let view = View::new(db.clone());
+    let mut number = 0;
+    let mut ask = |what: &str, of: &pgmesh_storage::StanzaName, from: u64, expected: bool| {
+        timed(&format!("1000 questions: {what}"), || {
+            let rights = view.rights([of]).unwrap();
+            for _ in 0..1000 {
+                number += 7919;
+                assert_eq!(rights.has(&digest(from + number % CHUNKS)).unwrap(), expected);
+            }
+        });
+    };
+    ask("a chunk of its own", &owner, 0, true);
+    ask("a chunk of another stanza", &other, 0, false);
+    ask("a chunk that is not there", &owner, CHUNKS, false);
+    timed("1000 chunks looked up in table chunks", || {
+        let digests: Vec<_> = (0..1000).map(digest).collect();
+        assert_eq!(view.chunks(&digests).unwrap().len(), 1000);
+    });
+}
