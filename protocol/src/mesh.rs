@@ -257,6 +257,8 @@ pub struct MeshStatus {
     pub sessions: Vec<SessionStatus>,
     /// How many are open.
     pub sessions_open: u64,
+    /// The rotation of the mesh's authority that is under way.
+    pub rotation: Option<crate::AuthorityRotation>,
 }
 
 /// The progress of a synchronization.

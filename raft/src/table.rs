@@ -75,11 +75,13 @@ pub enum Table {
     Unlisted,
     /// Stanza, database, timeline → the last segment that has expired in all repositories.
     ExpiredWal,
+    /// SHA-256 of a public key → the authority that has signed its last certificate; none where that is not known.
+    Issuers,
 }
 
 impl Table {
     /// All tables.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::Mesh,
         Self::Nodes,
         Self::Repositories,
@@ -113,6 +115,7 @@ impl Table {
         Self::Releases,
         Self::Unlisted,
         Self::ExpiredWal,
+        Self::Issuers,
     ];
 
     /// The column family's name.
@@ -152,6 +155,7 @@ impl Table {
             Self::Releases => "releases",
             Self::Unlisted => "unlisted",
             Self::ExpiredWal => "expired-wal",
+            Self::Issuers => "certificate-issuers",
         }
     }
 }

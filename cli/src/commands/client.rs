@@ -53,22 +53,9 @@ pub async fn revoke(config: &Config) -> Result<ExitCode, Failure> {
         force: config.flag("force"),
     };
     let mesh = Mesh::connect(settings::access::of(config)?).await?;
-    if !revoke.force && !all(&mesh).await?.iter().any(|one| one.name.eq_ignore_ascii_case(&name)) {
-        return Err(unknown(&name));
-    }
     let revoked = mesh.call(&revoke).await?;
     output::print(&outcome(&name, revoked.certificates))?;
     Ok(ExitCode::Ok)
-}
-
-/// A mistyped name would be barred, and the certificate that was meant would go on.
-fn unknown(name: &str) -> Failure {
-    Failure::new(ExitCode::CommandInvalid, format!("no certificate of {name} is known"))
-        .because("the catalog notes a certificate when it is issued, renewed or used")
-        .remedy(
-            "see 'pgmesh client list'; a node and its administrator go with 'pgmesh node remove'; with --force the name is \
-             barred all the same: no node serves certificates of that name that were issued before",
-        )
 }
 
 fn outcome(name: &str, certificates: u32) -> String {

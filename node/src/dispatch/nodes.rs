@@ -29,6 +29,10 @@ impl Served {
                 };
                 logged(stream, "client revoke", revoked).await
             }
+            Request::RotateAuthority(asked) => {
+                let told = node.membership.rotate_authority(actor, asked).await;
+                logged(stream, "mesh rotate-ca", told).await
+            }
             Request::ListNodes(_) => reply(stream, node.membership.list_nodes()).await,
             Request::ChangeNode(ChangeNode { name, change }) => {
                 logged(
@@ -97,7 +101,11 @@ impl Served {
                 let heard = self.member().and_then(|member| node.membership.hear(member, &announce));
                 logged(stream, "announcement", heard).await
             }
-            Request::Authority(_) => logged(stream, "authority", node.hand_over_authority()).await,
+            Request::Authority(_) => logged(stream, "authority", node.membership.hand_over_authority()).await,
+            Request::AuthorityOf(asked) => {
+                let key = node.membership.hand_over_one(&asked.authority);
+                logged(stream, "authority", key).await
+            }
             Request::BeginAnew(begin) => {
                 let number = match self.member() {
                     Ok(member) => node.membership.renumber(member, begin).await,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pgmesh_storage::RepoKey;
 
-use super::{Base, Outcome, Step, token};
+use super::{Base, Outcome, Step, authority, token};
 use crate::command::AdmitNode;
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
@@ -236,7 +236,7 @@ pub(super) fn raise_level<B: Base>(step: &mut Step<'_, '_, B>, level: u32) -> Ou
 }
 
 /// The members' names by their numbers.
-fn member_numbers<B: Base>(step: &Step<'_, '_, B>) -> Outcome<BTreeMap<u64, NodeName>> {
+pub(super) fn member_numbers<B: Base>(step: &Step<'_, '_, B>) -> Outcome<BTreeMap<u64, NodeName>> {
     let mut numbers = BTreeMap::new();
     for row in step.txn.records::<NodeRecord>(Table::Nodes, &[]) {
         let (key, record) = row?;
@@ -269,6 +269,7 @@ pub(super) fn set_service<B: Base>(step: &mut Step<'_, '_, B>, name: &NodeName, 
     step.audit(format!("node {name} (number {}) is {service}", record.node_id));
     record.service = service;
     put(step, name, &record);
+    authority::node_left(step)?;
     Ok(Reply::Done)
 }
 

@@ -4,6 +4,7 @@
 //! the catalog is decided by [`apply`](mod@crate::apply) alone.
 
 mod adopt;
+mod authorities;
 mod backup;
 mod cluster;
 mod expiry;
@@ -14,6 +15,7 @@ mod orphans;
 mod wal;
 
 pub use adopt::{Adopt, AdoptedDatabase, AdoptedFile};
+pub use authorities::{AdmitUnder, AuthorityCommand, BeginRotation, IssueUnder, NoteAuthority, NoteIssued};
 pub use backup::CommitBackup;
 pub use cluster::Cluster;
 pub use expiry::{DropUses, EndListing, ExpireBackups, ExpireWal, HoldBackup, NoteUses, Release};
@@ -575,4 +577,8 @@ pub enum Command {
     },
     /// Holds a backup, or releases it. Reply: `Held`.
     HoldBackup(Box<HoldBackup>),
+
+    /// Certificates with their authority, and the rotation of that. From level
+    /// [`AUTHORITIES`](crate::apply::AUTHORITIES).
+    Authority(Box<AuthorityCommand>),
 }

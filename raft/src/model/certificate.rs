@@ -1,9 +1,12 @@
 //! The certificates that the mesh has issued to its members, nodes aside.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use pgmesh_storage::StanzaName;
 use serde::{Deserialize, Serialize};
+
+use crate::limits;
 
 /// The rights of a certificate's holder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +37,13 @@ impl CertificateRole {
             Self::Monitor => "monitor",
             Self::Restore { .. } => "restore",
         }
+    }
+
+    /// Whether two roles give the same rights: the order of their stanzas says nothing.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let of = |role: &Self| role.stanzas().iter().cloned().collect::<BTreeSet<_>>();
+        self.kind() == other.kind() && of(self) == of(other)
     }
 
     /// The stanzas that it is for; none where it is not for some.
@@ -99,6 +109,16 @@ pub struct Revocation {
     pub by: String,
     /// Why, in words. Empty where nothing was said.
     pub why: String,
+}
+
+impl Revocation {
+    /// Whether the revocation of a name counts for a certificate that was issued then, in seconds since the Unix
+    /// epoch, and that has no row: a later one was issued to another holder. Clocks differ, so a little later counts as
+    /// before.
+    #[must_use]
+    pub fn bars(&self, issued_at: i64) -> bool {
+        issued_at <= self.at.saturating_add(limits::BAR_MARGIN)
+    }
 }
 
 /// The first eight bytes of a key's SHA-256, as people compare them.

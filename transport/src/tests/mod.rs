@@ -3,5 +3,6 @@
 mod admission;
 mod failures;
 mod limits;
+mod rotation;
 mod streams;
 mod support;

@@ -51,6 +51,37 @@ pub const REVOKE: CommandSpec = CommandSpec {
     hidden: false,
 };
 
+/// `mesh rotate-ca`.
+pub const ROTATE: CommandSpec = CommandSpec {
+    command: Command::MeshRotateCa,
+    name: "mesh rotate-ca",
+    summary: "Give the mesh another certificate authority",
+    about: "Needed where someone may have the private key of the mesh's authority: every node has it, so after a node, \
+            its disk or its backup was stolen. Remove that node first (`pgmesh node remove`). The first call makes a new \
+            authority beside the present one; both count, and nothing stops. As soon as all nodes have its key, \
+            each node renews its certificate, and then each client with its next command that reaches a node. Later calls show which nodes and clients are left. --finish retires the former authority: \
+            its certificates count no more, and its key is removed from the nodes. It is refused while a node or a \
+            client whose certificate has not ended depends on it; --force cuts such clients off, and names them: they \
+            join again. Tokens that were made before the first call are worthless after --finish. Keep no copies of \
+            `ca/` in a node-path.",
+    arguments: &[],
+    examples: &[
+        (
+            "pgmesh --config=/etc/pgmesh/node.conf mesh rotate-ca",
+            "begin, and see how far it is",
+        ),
+        (
+            "pgmesh --config=/etc/pgmesh/node.conf mesh rotate-ca --finish",
+            "when no node and no client is left",
+        ),
+        (
+            "pgmesh --config=/etc/pgmesh/node.conf mesh rotate-ca --finish --force",
+            "cut off the clients that are left",
+        ),
+    ],
+    hidden: false,
+};
+
 /// `invite`.
 pub const INVITE: CommandSpec = CommandSpec {
     command: Command::Invite,

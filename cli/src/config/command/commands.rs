@@ -166,6 +166,7 @@ pub const COMMANDS: &[CommandSpec] = &[
     },
     clients::LIST,
     clients::REVOKE,
+    clients::ROTATE,
     CommandSpec {
         command: Command::Completions,
         name: "completions",
