@@ -7,7 +7,7 @@ use crate::exit::ExitCode;
 use crate::output::{self, OutputFormat, harmless, timestamp};
 use crate::settings;
 use pgmesh_client::mesh::Mesh;
-use pgmesh_protocol::{CertificateInfo, Failure, ListCertificates, RevokeCertificates, now_unix};
+use pgmesh_protocol::{AuthorityMove, CertificateInfo, Failure, ListCertificates, RevokeCertificates, now_unix};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -94,6 +94,11 @@ fn json(certificate: &CertificateInfo, now: i64) -> Value {
         "renewed": certificate.renewed_at,
         "expires": certificate.not_after,
         "state": state(certificate, now),
+        "authority": match certificate.move_to_next {
+            AuthorityMove::Done => "present",
+            AuthorityMove::Due => "former",
+            AuthorityMove::Barred => "suspect",
+        },
         "revoked": certificate.revoked.as_ref().map(|revoked| json!({
             "at": revoked.at,
             "by": revoked.by,
@@ -120,6 +125,11 @@ fn row(certificate: &CertificateInfo, now: i64) -> Vec<String> {
             let _ = write!(state, ": {}", harmless(&revoked.why));
         }
     }
+    state.push_str(match certificate.move_to_next {
+        AuthorityMove::Done => "",
+        AuthorityMove::Due => ", has not moved to the new authority",
+        AuthorityMove::Barred => ", first seen during the rotation: has to join again",
+    });
     vec![
         certificate.name.clone(),
         certificate.role.clone(),
@@ -151,12 +161,13 @@ mod tests {
                 by: "admin n1 (00)".to_owned(),
                 why: "disk stolen".to_owned(),
             }),
+            move_to_next: AuthorityMove::Done,
         }
     }
 
     #[test]
     fn the_list_is_a_table_for_people_and_keys_for_programs() {
-        let all = [
+        let mut all = [
             certificate("db1", 2_000_000_000, false),
             certificate("db2", 2_000_000_000, true),
             certificate("db3", 1_800_000_000, false),
@@ -179,6 +190,9 @@ mod tests {
             (&json!("revoked"), &json!("disk stolen"))
         );
         assert_eq!(json["key"], "ab".repeat(32));
+        all[0].move_to_next = AuthorityMove::Due;
+        assert!(super::text(&all, 1_900_000_000).contains("valid, has not moved to the new authority"));
+        assert_eq!(super::json(&all[0], 1_900_000_000)["authority"], "former");
     }
 
     #[test]

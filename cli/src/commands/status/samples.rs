@@ -104,6 +104,7 @@ pub fn mesh() -> MeshStatus {
         holes: pgmesh_protocol::HolesReport::default(),
         sessions: vec![],
         sessions_open: 0,
+        rotation: None,
     }
 }
 

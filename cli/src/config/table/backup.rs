@@ -210,6 +210,15 @@ pub const OPTIONS: &[OptionSpec] = &[
             "Certificates of the former authority count no more, and its key is removed from the nodes.",
             "--finish",
         ),
+    new("abort", Kind::Flag, "give the new authority up")
+        .commands(CommandSet::of(&[MeshRotateCa]))
+        .default("n")
+        .scope(Scope::CommandLine)
+        .about(
+            "The former authority stays. Nodes that show certificates of the new one go back. Refused once the new one \
+             signs, since clients may know it alone by then.",
+            "--abort",
+        ),
     new("reason", Kind::Text, "why a certificate is revoked")
         .commands(CommandSet::of(&[ClientRevoke]))
         .scope(Scope::CommandLine)
