@@ -63,8 +63,15 @@ impl Membership {
         };
         drop(view);
         if rotation.is_under_way() {
-            self.fetch(&rotation.former).await?;
-            self.fetch(&rotation.next).await?;
+            let (needed, other) = match rotation.step {
+                RotationStep::GivingUp => (rotation.former, rotation.next),
+                _ => (rotation.next, rotation.former),
+            };
+            self.fetch(&needed).await?;
+            // A node that has joined since has the authority of nodes alone; the other one's key may be lost.
+            if let Err(failure) = self.fetch(&other).await {
+                tracing::info!(error = %failure, "one of the mesh's two authorities cannot be had");
+            }
             // Trusted first, then said: from the last node's word on, certificates of it are in use.
             self.trust(server, &others(&rotation))?;
             self.show(server, &rotation).await?;

@@ -277,4 +277,6 @@ fn short(authority: &AuthorityId) -> String {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;

@@ -1,6 +1,12 @@
 //! Two authorities of one mesh, one after the other.
 
 use super::support::{Mesh, YEAR, arrivals};
+use rcgen::{
+    CertificateParams, CertificateSigningRequestParams, CustomExtension, ExtendedKeyUsagePurpose, Issuer, KeyPair,
+    PKCS_ED25519, SanType,
+};
+use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer};
+
 use crate::{Client, ConnectError, Identity, JoinClient, KeyRequest, MeshCa, Role, Server};
 
 /// A mesh whose authority is being rotated: the former authority and the new one.
@@ -124,4 +130,82 @@ async fn a_token_of_the_former_authority_is_good_while_it_vouches() {
         let joined = key.into_identity_under(mesh.next.certificate_der(), &certificate, token, shown);
         assert_eq!(joined.unwrap().ca_fingerprint(), mesh.next.fingerprint());
     }
+}
+
+/// A certificate that one authority has signed and that names another one as its signer.
+fn misnamed(signer: &MeshCa, named: &MeshCa) -> Identity {
+    let request = KeyRequest::generate().unwrap();
+    let parsed = CertificateSigningRequestDer::from(request.csr_der().unwrap());
+    let mut signed = CertificateSigningRequestParams::from_der(&parsed).unwrap();
+    let mut params = CertificateParams::default();
+    let uri = format!("pgmesh://{}/admin/mallory", signer.mesh_id());
+    params
+        .subject_alt_names
+        .push(SanType::URI(uri.as_str().try_into().unwrap()));
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    // RFC 5280, section 4.2.1.1: a sequence with the key identifier, tag 0.
+    let name = [&[0x30, 22, 0x80, 20], named.id().unwrap().as_slice()].concat();
+    params.custom_extensions = vec![CustomExtension::from_oid_content(&[2, 5, 29, 35], name)];
+    signed.params = params;
+    let key = PrivatePkcs8KeyDer::from(signer.key_pkcs8());
+    let key = KeyPair::from_pkcs8_der_and_sign_algo(&key, &PKCS_ED25519).unwrap();
+    let authority = CertificateDer::from(signer.certificate_der().to_vec());
+    let issuer = Issuer::from_ca_cert_der(&authority, key).unwrap();
+    let certificate = signed.signed_by(&issuer).unwrap();
+    request
+        .into_identity(signer.certificate_der(), certificate.der(), signer.fingerprint())
+        .unwrap()
+}
+
+/// A thief of the former authority's key would name the new one, for which nodes have no doubts.
+#[tokio::test]
+async fn a_certificate_counts_only_under_the_authority_that_has_signed_it() {
+    let mesh = Rotating::new();
+    let node = mesh.of(&mesh.next, &Role::Node);
+    let server = Server::bind("127.0.0.1:0".parse().unwrap(), &node).unwrap();
+    let address = server.local_address().unwrap().to_string();
+    let mut arrivals = arrivals(server);
+    let forged = misnamed(&mesh.former, &mesh.next);
+    assert_eq!(forged.member().authority, mesh.next.id().unwrap());
+    let refused = Client::new(&forged).unwrap().connect(&address).await;
+    assert!(refused.is_err(), "it says that the new authority has signed it");
+    assert!(arrivals.recv().await.unwrap().is_err());
+    // The same certificate with the right name.
+    let honest = misnamed(&mesh.former, &mesh.former);
+    connects(&node, &honest).await.unwrap();
+}
+
+/// After the new authority was given up, or while it is retired, a node that has not heard of it is still reached.
+#[tokio::test]
+async fn a_node_of_the_new_authority_is_reached_by_nodes_that_know_the_former_one_alone() {
+    let mesh = Rotating::new();
+    let alone = mesh.of(&mesh.former, &Role::Node).with_others(&[]);
+    connects(&mesh.of(&mesh.next, &Role::Node), &alone).await.unwrap();
+    let back = mesh.of(&mesh.next, &Role::Node);
+    let csr = back.renewal_csr_der().unwrap();
+    let signed = mesh.former.sign_csr(&csr, &Role::Node, back.name(), YEAR).unwrap();
+    // Nobody vouches for the former one, but a node goes by the catalog.
+    assert!(
+        back.renewed_under(mesh.former.certificate_der(), &signed, &mesh.others())
+            .is_err()
+    );
+    let back = back.reissued(mesh.former.certificate_der(), &signed).unwrap();
+    connects(&back, &mesh.of(&mesh.next, &Role::Node)).await.unwrap();
+    connects(&alone, &back).await.unwrap();
+}
+
+/// A crash between the two files leaves a certificate without a key, which is no authority, and never a key without its
+/// certificate.
+#[test]
+fn an_authority_s_key_is_written_last() {
+    let folder = tempfile::tempdir().unwrap();
+    // The key cannot be renamed over a folder.
+    std::fs::create_dir_all(folder.path().join("ca.key/full")).unwrap();
+    let ca = Mesh::new().ca;
+    assert!(ca.save(folder.path()).is_err());
+    assert!(folder.path().join("ca.crt").exists());
+    std::fs::remove_dir_all(folder.path().join("ca.key")).unwrap();
+    assert!(!MeshCa::exists(folder.path()));
+    ca.save(folder.path()).unwrap();
+    assert_eq!(MeshCa::load(folder.path()).unwrap().id().unwrap(), ca.id().unwrap());
 }

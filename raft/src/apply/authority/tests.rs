@@ -12,7 +12,7 @@ const OLD: AuthorityId = [1; 20];
 const NEW: AuthorityId = [2; 20];
 
 /// Two nodes at this program's level.
-fn world() -> World {
+pub(super) fn world() -> World {
     let mut world = World::empty();
     world.run(register_node("n2", 2)).unwrap();
     let level = AUTHORITIES;
@@ -23,7 +23,7 @@ fn world() -> World {
     world
 }
 
-fn begin(former: AuthorityId, next: AuthorityId) -> Command {
+pub(super) fn begin(former: AuthorityId, next: AuthorityId) -> Command {
     Command::from(AuthorityCommand::Begin(BeginRotation {
         former,
         former_certificate: former.to_vec(),
@@ -111,7 +111,7 @@ fn of(world: &World, key: u8) -> Option<AuthorityId> {
     world.view().issuer(&[key; 32]).unwrap()
 }
 
-fn admit(number: u8, authority: AuthorityId) -> AuthorityCommand {
+pub(super) fn admit(number: u8, authority: AuthorityId) -> AuthorityCommand {
     AuthorityCommand::Admit(AdmitUnder {
         admit: AdmitNode {
             redemption: Redemption {
@@ -133,7 +133,7 @@ fn admit(number: u8, authority: AuthorityId) -> AuthorityCommand {
 }
 
 /// A token for a node of this number.
-fn invite(world: &mut World, number: u8) {
+pub(super) fn invite(world: &mut World, number: u8) {
     let name = format!("n{number}").parse().unwrap();
     let hand_out = HandOutToken {
         id: TokenId([number; 16]),
@@ -145,7 +145,7 @@ fn invite(world: &mut World, number: u8) {
     world.run(Command::HandOutToken(Box::new(hand_out))).unwrap();
 }
 
-fn remove(world: &mut World, node: &str) {
+pub(super) fn remove(world: &mut World, node: &str) {
     let (name, service) = (node.parse().unwrap(), crate::model::NodeService::Removed);
     world.run(Command::SetNodeService { name, service }).unwrap();
 }
