@@ -8,7 +8,7 @@
 use crate::membership::Membership;
 use crate::replies::unexpected;
 use crate::rotation::move_of;
-use crate::worth::{Worth, ended, worth};
+use crate::worth::{Worth, ended, noted_role, worth};
 use pgmesh_protocol::{
     AuthorityMove, CertificateInfo, CertificatePage, CertificateRevoked, ExitCode, Failure, ListCertificates,
     RevokeCertificates, RevokedCertificates, now_unix, utc,
@@ -24,21 +24,6 @@ use std::sync::Arc;
 
 /// Certificates in one answer: with 64 stanzas each, they are far shorter together than a message may be.
 const PAGE: usize = 256;
-
-/// The catalog's word for a role; none for a node, whose certificate is in the node's record.
-pub(crate) fn noted_role(role: &Role) -> Option<CertificateRole> {
-    match role {
-        Role::Node => None,
-        Role::Admin => Some(CertificateRole::Admin),
-        Role::Monitor => Some(CertificateRole::Monitor),
-        Role::Client { stanzas } => Some(CertificateRole::Client {
-            stanzas: stanzas.clone(),
-        }),
-        Role::Restore { stanzas } => Some(CertificateRole::Restore {
-            stanzas: stanzas.clone(),
-        }),
-    }
-}
 
 /// The role of a certificate, from the catalog's word for it.
 pub(crate) fn granted_role(role: CertificateRole) -> Role {

@@ -4,10 +4,11 @@
 //! of the renewal. A certificate of a member's name for another key is a stranger's: each node can sign certificates,
 //! also a node that has left.
 
-use crate::certificates::noted_role;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{now_unix, utc};
-use pgmesh_raft::{AuthorityId, FIRST_SEEN, NodeName, NodeRecord, NodeService, ReadError, Revocation, View};
+use pgmesh_raft::{
+    AuthorityId, CertificateRole, FIRST_SEEN, NodeName, NodeRecord, NodeService, ReadError, Revocation, View,
+};
 use pgmesh_transport::{MemberCertificate, Role};
 
 /// The worth of a certificate to the mesh.
@@ -87,6 +88,21 @@ fn other_holder(view: &View, member: &MemberCertificate) -> Result<Option<String
     Ok(holders
         .next()
         .map(|(name, _)| format!("node {name} or its administrator")))
+}
+
+/// The catalog's word for a role; none for a node, whose certificate is in the node's record.
+pub(crate) fn noted_role(role: &Role) -> Option<CertificateRole> {
+    match role {
+        Role::Node => None,
+        Role::Admin => Some(CertificateRole::Admin),
+        Role::Monitor => Some(CertificateRole::Monitor),
+        Role::Client { stanzas } => Some(CertificateRole::Client {
+            stanzas: stanzas.clone(),
+        }),
+        Role::Restore { stanzas } => Some(CertificateRole::Restore {
+            stanzas: stanzas.clone(),
+        }),
+    }
 }
 
 /// Whether a certificate is of an authority that counts no more, or an administrator's that nobody had seen before the

@@ -90,8 +90,6 @@ pub const AUTHORITY: usize = 4 << 10;
 pub const AUTHORITIES: usize = 64;
 /// Clients that a refusal or an answer names; the others are counted.
 pub const NAMED: usize = 20;
-/// A revoked name bars certificates that were issued up to so many seconds after the revocation: clocks differ.
-pub const BAR_MARGIN: i64 = 3600;
 /// Stanzas of one certificate.
 pub const CERTIFICATE_STANZAS: usize = 64;
 /// Stanzas of one token.

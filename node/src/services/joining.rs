@@ -5,11 +5,10 @@
 //! is not signed yet. Nothing enters the Raft log for a token that nobody knows, that has expired, or was used for
 //! another request.
 
-use crate::certificates::noted_role;
 use crate::membership::Membership;
 use crate::rotation::id_of;
 use crate::services::admin::node_name;
-use crate::worth::revocation;
+use crate::worth::{noted_role, revocation};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{CreateInvite, ExitCode, Failure, JoinRequest, now_unix};
 use pgmesh_raft::command::{AdmitNode, AdmitUnder, AuthorityCommand, IssueCertificate, IssueUnder};

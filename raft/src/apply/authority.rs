@@ -11,19 +11,14 @@
 
 use std::collections::BTreeSet;
 
-use super::{AUTHORITIES, Base, Outcome, Step, certificate, node};
+use super::rotation::{FIRST_SEEN, end, given_up, issuer, put, settle, short};
+use super::{AUTHORITIES, Base, Outcome, Step, certificate, members, node, rotation};
 use crate::command::{AdmitUnder, AuthorityCommand, BeginRotation, NoteAuthority};
 use crate::error::ReadError;
-use crate::key;
 use crate::limits;
-use crate::model::{AuthorityId, CertificateRecord, Rotation, RotationStep};
+use crate::model::{CertificateRecord, Rotation, RotationStep};
 use crate::refusal::AuthorityRefusal;
 use crate::reply::Reply;
-use crate::table::Table;
-
-/// In place of the authority of a key that was first seen while the authority is rotated: a thief of the former
-/// authority's key may have made its certificate, and a renewal would make it good.
-pub const FIRST_SEEN: AuthorityId = [0; 20];
 
 /// Carries a command about certificates and their authority out.
 pub(super) fn apply<B: Base>(step: &mut Step<'_, '_, B>, command: AuthorityCommand) -> Outcome {
@@ -42,7 +37,7 @@ pub(super) fn apply<B: Base>(step: &mut Step<'_, '_, B>, command: AuthorityComma
 /// The mesh gets a new authority beside its present one.
 fn begin<B: Base>(step: &mut Step<'_, '_, B>, given: BeginRotation) -> Outcome {
     let mut retired = Vec::new();
-    if let Some(known) = rotation(step)? {
+    if let Some(known) = rotation::known(step)? {
         if known.is_under_way() && known.next == given.next {
             return Ok(Reply::Done);
         }
@@ -77,7 +72,7 @@ fn begin<B: Base>(step: &mut Step<'_, '_, B>, given: BeginRotation) -> Outcome {
 
 /// A node has done its part of a step. What it says of another step than the present one counts for nothing.
 fn take_part<B: Base>(step: &mut Step<'_, '_, B>, given: &NoteAuthority) -> Outcome {
-    let known = rotation(step)?.filter(|known| known.is_under_way() && known.next == given.authority);
+    let known = rotation::known(step)?.filter(|known| known.is_under_way() && known.next == given.authority);
     let Some(mut rotation) = known else {
         return Err(AuthorityRefusal::NotRotating.into());
     };
@@ -89,46 +84,10 @@ fn take_part<B: Base>(step: &mut Step<'_, '_, B>, given: &NoteAuthority) -> Outc
     settle(step, rotation)
 }
 
-/// A node has left: it may have been the last one that the others waited for.
-pub(super) fn node_left<B: Base>(step: &mut Step<'_, '_, B>) -> Outcome<()> {
-    match rotation(step)?.filter(Rotation::is_under_way) {
-        Some(rotation) => settle(step, rotation).map(drop),
-        None => Ok(()),
-    }
-}
-
-/// The next step begins as soon as all nodes have done their part of the present one. A node that joins meanwhile has
-/// to do its part, too.
-fn settle<B: Base>(step: &mut Step<'_, '_, B>, mut rotation: Rotation) -> Outcome {
-    let members = node::member_numbers(step)?;
-    rotation.ready.retain(|number| members.contains_key(number));
-    if members.keys().all(|number| rotation.ready.contains(number)) {
-        match rotation.step {
-            RotationStep::Spreading => {
-                rotation.step = RotationStep::Showing;
-                rotation.ready.clear();
-            }
-            RotationStep::Showing => {
-                rotation.step = RotationStep::Signing;
-                step.audit(format!(
-                    "all nodes have certificates of the authority {}: it signs from now on",
-                    short(&rotation.next)
-                ));
-            }
-            RotationStep::GivingUp => given_up(step, &mut rotation),
-            RotationStep::Signing | RotationStep::Finished | RotationStep::GivenUp => {}
-        }
-    }
-    if self::rotation(step)?.as_ref() != Some(&rotation) {
-        put(step, &rotation);
-    }
-    Ok(Reply::Done)
-}
-
 /// The new authority is given up. No client has a certificate of it before it signs; nodes have, once all trust it, and
 /// go back first.
 fn give_up<B: Base>(step: &mut Step<'_, '_, B>) -> Outcome {
-    let Some(mut rotation) = rotation(step)? else {
+    let Some(mut rotation) = rotation::known(step)? else {
         return Err(AuthorityRefusal::NotRotating.into());
     };
     match rotation.step {
@@ -150,30 +109,9 @@ fn give_up<B: Base>(step: &mut Step<'_, '_, B>) -> Outcome {
     Ok(Reply::Done)
 }
 
-fn given_up<B: Base>(step: &mut Step<'_, '_, B>, rotation: &mut Rotation) {
-    step.audit(format!(
-        "authority {} was given up: {} counts alone",
-        short(&rotation.next),
-        short(&rotation.former)
-    ));
-    rotation.step = RotationStep::GivenUp;
-    end(step, rotation, rotation.next);
-}
-
-/// One of the two authorities counts no more.
-fn end<B: Base>(step: &mut Step<'_, '_, B>, rotation: &mut Rotation, retired: AuthorityId) {
-    rotation.ended_at = Some(step.at);
-    rotation.ready.clear();
-    rotation.retired.push(retired);
-    let surplus = rotation.retired.len().saturating_sub(limits::AUTHORITIES);
-    rotation.retired.drain(..surplus);
-    // Connections by certificates of it end.
-    step.txn.put(Table::Mesh, key::REVOKED.to_vec(), &step.index);
-}
-
 /// The former authority counts no more.
 fn finish<B: Base>(step: &mut Step<'_, '_, B>, force: bool) -> Outcome {
-    let Some(mut rotation) = rotation(step)? else {
+    let Some(mut rotation) = rotation::known(step)? else {
         return Err(AuthorityRefusal::NotRotating.into());
     };
     match rotation.step {
@@ -184,7 +122,7 @@ fn finish<B: Base>(step: &mut Step<'_, '_, B>, force: bool) -> Outcome {
         RotationStep::GivingUp | RotationStep::GivenUp => return Err(AuthorityRefusal::NotRotating.into()),
         RotationStep::Spreading | RotationStep::Showing | RotationStep::Signing => {}
     }
-    let members = node::member_numbers(step)?.into_iter();
+    let members = members::numbers(step)?.into_iter();
     let is_signing = rotation.step == RotationStep::Signing;
     let nodes = members.filter(|(number, _)| !is_signing || !rotation.ready.contains(number));
     let nodes: Vec<String> = nodes.map(|(_, name)| name.to_string()).take(limits::NAMED).collect();
@@ -232,48 +170,14 @@ fn dependent_on_former<B: Base>(
 
 /// Admits a node whose certificate is of the authority of nodes.
 fn admit_under<B: Base>(step: &mut Step<'_, '_, B>, given: AdmitUnder) -> Outcome {
-    match rotation(step)? {
+    match rotation::known(step)? {
         Some(rotation) if rotation.of_nodes() != given.authority => Err(AuthorityRefusal::OtherAuthority.into()),
         _ => node::admit(step, given.admit),
     }
 }
 
-/// Refuses a certificate that another authority has signed than the one that signs now.
-pub(super) fn refuse_other<B: Base>(step: &Step<'_, '_, B>, authority: &AuthorityId) -> Outcome<()> {
-    match rotation(step)? {
-        Some(rotation) if rotation.signing() != *authority => Err(AuthorityRefusal::OtherAuthority.into()),
-        _ => Ok(()),
-    }
-}
-
-/// Refuses a certificate of which the command does not say who has signed it, once the authority was rotated: a node
-/// has proposed it that has not heard of the level.
-pub(super) fn refuse_unnamed<B: Base>(step: &Step<'_, '_, B>) -> Outcome<()> {
-    match rotation(step)? {
-        Some(_) => Err(AuthorityRefusal::OtherAuthority.into()),
-        None => Ok(()),
-    }
-}
-
-pub(super) fn issuer<B: Base>(step: &Step<'_, '_, B>, key: &[u8; 32]) -> Result<Option<AuthorityId>, ReadError> {
-    step.txn.record(Table::Issuers, &key::certificate(key))
-}
-
-pub(super) fn rotation<B: Base>(step: &Step<'_, '_, B>) -> Result<Option<Rotation>, ReadError> {
-    step.txn.record(Table::Mesh, key::ROTATION)
-}
-
-fn put<B: Base>(step: &mut Step<'_, '_, B>, rotation: &Rotation) {
-    step.txn.put(Table::Mesh, key::ROTATION.to_vec(), rotation);
-}
-
 fn named(record: &CertificateRecord) -> String {
     format!("{} {}", record.role.kind(), record.name)
-}
-
-/// The first digits of an authority's identifier, as people compare them.
-fn short(authority: &AuthorityId) -> String {
-    hex::encode(authority.get(..8).unwrap_or_default())
 }
 
 #[cfg(test)]

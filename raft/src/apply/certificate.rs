@@ -6,7 +6,7 @@
 
 mod room;
 
-use super::{Base, Outcome, Step, authority, token};
+use super::{Base, Outcome, Step, rotation, token};
 use crate::command::{IssueCertificate, IssueUnder, NoteCertificate, NoteIssued, RevokeCertificates};
 use crate::error::ReadError;
 use crate::key;
@@ -52,7 +52,7 @@ pub(super) fn issue_under<B: Base>(step: &mut Step<'_, '_, B>, given: IssueUnder
         authority: issuer,
     } = given;
     let (key, certificate) = (new.key, new.redemption.certificate.clone());
-    authority::refuse_other(step, &issuer)?;
+    rotation::refuse_other(step, &issuer)?;
     let reply = issue(step, new)?;
     // Not for a request that has come again: its answer is the first certificate.
     if matches!(&reply, Reply::Joined { certificate: joined, .. } if *joined == certificate) {
@@ -194,17 +194,17 @@ fn refuse_name_of_node<B: Base>(step: &Step<'_, '_, B>, name: &str) -> Outcome<(
 /// A certificate was renewed, or one is in use that the catalog does not know: it was issued at an earlier level. Its
 /// authority is not named: a node that has not heard of the later level must not wash away what that knows.
 pub(super) fn note<B: Base>(step: &mut Step<'_, '_, B>, note: NoteCertificate) -> Outcome {
-    let Some(rotation) = authority::rotation(step)? else {
+    let Some(now) = rotation::known(step)? else {
         return note_at(step, note, None);
     };
     if note.is_renewed {
         return Err(AuthorityRefusal::OtherAuthority.into());
     }
     let key = note.key;
-    let is_new = authority::issuer(step, &key)?.is_none() && find(step, &key)?.is_none();
+    let is_new = rotation::issuer(step, &key)?.is_none() && find(step, &key)?.is_none();
     let reply = note_at(step, note, None)?;
-    if is_new && rotation.is_under_way() {
-        put_issuer(step, &key, &authority::FIRST_SEEN);
+    if is_new && now.is_under_way() {
+        put_issuer(step, &key, &rotation::FIRST_SEEN);
     }
     Ok(reply)
 }
@@ -218,13 +218,13 @@ pub(super) fn note_issued<B: Base>(step: &mut Step<'_, '_, B>, given: NoteIssued
     } = given;
     let (key, is_renewed) = (certificate.key, certificate.is_renewed);
     if is_renewed {
-        authority::refuse_other(step, &by)?;
+        rotation::refuse_other(step, &by)?;
     }
-    let (known, issuer) = (find(step, &key)?, authority::issuer(step, &key)?);
-    let rotation = authority::rotation(step)?;
-    let is_suspect = known.is_none() || issuer == Some(authority::FIRST_SEEN);
+    let (known, issuer) = (find(step, &key)?, rotation::issuer(step, &key)?);
+    let now = rotation::known(step)?;
+    let is_suspect = known.is_none() || issuer == Some(rotation::FIRST_SEEN);
     // Under the new authority there are only certificates that a node has renewed or issued.
-    let is_forgeable = rotation
+    let is_forgeable = now
         .as_ref()
         .is_some_and(|now| now.is_under_way() && (is_renewed || by != now.next));
     if is_suspect && is_forgeable {
@@ -232,15 +232,16 @@ pub(super) fn note_issued<B: Base>(step: &mut Step<'_, '_, B>, given: NoteIssued
             return Err(AuthorityRefusal::FirstSeen(certificate.name).into());
         }
         let reply = note_at(step, certificate, Some(issued_at))?;
-        put_issuer(step, &key, &authority::FIRST_SEEN);
+        put_issuer(step, &key, &rotation::FIRST_SEEN);
         return Ok(reply);
     }
     let reply = note_at(step, certificate, Some(issued_at))?;
+    let is_first = issuer.is_none() && !(is_renewed && known.is_some());
     // A certificate counts as the new authority's when it is shown: the answer to a renewal may be lost, and its host
     // would be cut off at the end. An earlier certificate of the key may come later, and says nothing.
-    let is_moved = !is_renewed && rotation.is_some_and(|now| now.signing() == by && by == now.next);
-    let is_known = issuer.is_some() && !is_moved;
-    if !is_known && !(is_renewed && known.is_some()) && issuer != Some(authority::FIRST_SEEN) {
+    let is_shown = !is_renewed && issuer != Some(rotation::FIRST_SEEN);
+    let is_moved = is_shown && now.is_some_and(|now| now.signing() == by && by == now.next);
+    if is_first || is_moved {
         put_issuer(step, &key, &by);
     }
     Ok(reply)

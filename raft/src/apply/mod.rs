@@ -13,6 +13,7 @@ mod certificate;
 mod chunk;
 mod expiry;
 mod garbage;
+mod members;
 mod mesh;
 pub(crate) mod names;
 mod node;
@@ -23,6 +24,7 @@ pub(crate) mod repository;
 mod repository_checks;
 mod request;
 mod retire;
+mod rotation;
 mod segment;
 mod session;
 mod stanza;
@@ -58,9 +60,9 @@ pub(crate) mod scenario;
 #[cfg(test)]
 mod shared;
 
-pub use authority::FIRST_SEEN;
 pub use base::{Base, Counting, MemoryBase, Row, Rows, Snapshots};
 pub use certificate::{AUTHORITIES, CERTIFICATES};
+pub use rotation::FIRST_SEEN;
 pub use txn::{Txn, Writes};
 
 use std::collections::BTreeSet;
@@ -456,11 +458,11 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
             expires,
         } => token::create_unmade(step, id, secret_hash, role, expires),
         Command::RedeemToken { redemption, name } => {
-            authority::refuse_unnamed(step)?;
+            rotation::refuse_unnamed(step)?;
             token::redeem(step, redemption, name)
         }
         Command::IssueCertificate(issue) => {
-            authority::refuse_unnamed(step)?;
+            rotation::refuse_unnamed(step)?;
             certificate::issue(step, *issue)
         }
         Command::NoteCertificate(note) => certificate::note(step, *note),

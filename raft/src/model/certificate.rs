@@ -6,8 +6,6 @@ use std::fmt;
 use pgmesh_storage::StanzaName;
 use serde::{Deserialize, Serialize};
 
-use crate::limits;
-
 /// The rights of a certificate's holder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CertificateRole {
@@ -112,12 +110,15 @@ pub struct Revocation {
 }
 
 impl Revocation {
+    /// A revoked name bars certificates that were issued up to so many seconds after the revocation: clocks differ.
+    pub const MARGIN: i64 = 3600;
+
     /// Whether the revocation of a name counts for a certificate that was issued then, in seconds since the Unix
     /// epoch, and that has no row: a later one was issued to another holder. Clocks differ, so a little later counts as
     /// before.
     #[must_use]
     pub fn bars(&self, issued_at: i64) -> bool {
-        issued_at <= self.at.saturating_add(limits::BAR_MARGIN)
+        issued_at <= self.at.saturating_add(Self::MARGIN)
     }
 }
 

@@ -5,6 +5,7 @@ use super::super::scenario::World;
 use super::tests::{admit, begin, invite, remove, world};
 use super::*;
 use crate::command::Command;
+use crate::model::AuthorityId;
 use crate::model::RotationStep::{Finished, GivenUp, GivingUp, Signing, Spreading};
 use proptest::prelude::*;
 use std::collections::BTreeMap;

@@ -5,7 +5,7 @@ use crate::command::{
     NoteIssued,
 };
 use crate::model::RotationStep::{GivenUp, GivingUp, Showing, Signing, Spreading};
-use crate::model::{CertificateRole, Redemption, TokenId, TokenRole};
+use crate::model::{AuthorityId, CertificateRole, Redemption, TokenId, TokenRole};
 use crate::refusal::Refusal;
 
 const OLD: AuthorityId = [1; 20];

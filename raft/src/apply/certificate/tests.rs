@@ -354,7 +354,7 @@ fn a_bar_reaches_what_was_issued_before_it() {
     let mut world = world();
     world.at = 10_000;
     world.run(revoke("db1", 0, true)).unwrap();
-    let (at, margin) = (world.at, limits::BAR_MARGIN);
+    let (at, margin) = (world.at, Revocation::MARGIN);
     let gone = Err(Refusal::CertificateRevoked("db1".to_owned()));
     assert_eq!(world.run(first_seen("db1", 1, at - 1)), gone);
     assert_eq!(world.run(first_seen("db1", 1, at + margin)), gone, "clocks differ");
