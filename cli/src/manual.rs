@@ -34,6 +34,7 @@ const EXIT_CODES: &[(&str, &str)] = &[
 /// The first words of commands of two words.
 const FAMILIES: &[(&str, &str)] = &[
     ("client", "Show and revoke certificates of clients and administrators"),
+    ("mesh", "Change what belongs to the whole mesh"),
     ("node", "Create, run and change nodes of the mesh"),
 ];
 

@@ -93,6 +93,8 @@ pub fn check(request: &Request) -> Result<(), Failure> {
         | Request::SyncRepository(_)
         | Request::Raft(_)
         | Request::Authority(_)
+        | Request::AuthorityOf(_)
+        | Request::RotateAuthority(_)
         | Request::NodeStatus(_)
         | Request::MayLeave(_)
         | Request::ChangeMaps(_) => Ok(()),

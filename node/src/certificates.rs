@@ -7,14 +7,16 @@
 
 use crate::membership::Membership;
 use crate::replies::unexpected;
-use crate::worth::{Worth, ended, worth};
+use crate::rotation::move_of;
+use crate::worth::{Worth, ended, noted_role, worth};
 use pgmesh_protocol::{
-    CertificateInfo, CertificatePage, CertificateRevoked, ExitCode, Failure, ListCertificates, RevokeCertificates,
-    RevokedCertificates, utc,
+    AuthorityMove, CertificateInfo, CertificatePage, CertificateRevoked, ExitCode, Failure, ListCertificates,
+    RevokeCertificates, RevokedCertificates, now_unix, utc,
 };
-use pgmesh_raft::command::{NoteCertificate, RevokeCertificates as Revoke};
+use pgmesh_raft::command::{AuthorityCommand, NoteCertificate, NoteIssued, RevokeCertificates as Revoke};
 use pgmesh_raft::{
-    CERTIFICATES, CatalogError, CertificateRecord, CertificateRole, Command, Refusal, Reply, limits, short_key,
+    AUTHORITIES, CERTIFICATES, CatalogError, CertificateRecord, CertificateRole, Command, FIRST_SEEN, ReadError,
+    Refusal, Reply, View, limits, short_key,
 };
 use pgmesh_runtime::tasks;
 use pgmesh_transport::{MemberCertificate, Role};
@@ -22,21 +24,6 @@ use std::sync::Arc;
 
 /// Certificates in one answer: with 64 stanzas each, they are far shorter together than a message may be.
 const PAGE: usize = 256;
-
-/// The catalog's word for a role; none for a node, whose certificate is in the node's record.
-pub(crate) fn noted_role(role: &Role) -> Option<CertificateRole> {
-    match role {
-        Role::Node => None,
-        Role::Admin => Some(CertificateRole::Admin),
-        Role::Monitor => Some(CertificateRole::Monitor),
-        Role::Client { stanzas } => Some(CertificateRole::Client {
-            stanzas: stanzas.clone(),
-        }),
-        Role::Restore { stanzas } => Some(CertificateRole::Restore {
-            stanzas: stanzas.clone(),
-        }),
-    }
-}
 
 /// The role of a certificate, from the catalog's word for it.
 pub(crate) fn granted_role(role: CertificateRole) -> Role {
@@ -59,12 +46,14 @@ impl Membership {
         Ok(self.catalog.view().levels()?.current >= CERTIFICATES)
     }
 
-    /// Gives a certificate that is in use and that the catalog does not know a row, in the background.
-    pub(crate) fn note_unknown(self: &Arc<Self>, member: &MemberCertificate) {
+    /// Notes in the background that a certificate is in use: where the catalog does not know it, and where it is the
+    /// first one of its key that the mesh's new authority has signed.
+    pub(crate) fn note_shown(self: &Arc<Self>, member: &MemberCertificate) {
         let view = self.catalog.view();
         let Some(role) = noted_role(&member.role) else { return };
         let key = member.key.0;
-        if !matches!(view.certificate(&key), Ok(None)) || !self.notes_certificates().unwrap_or_default() {
+        // What cannot be read is noted at another time.
+        if !is_news(&view, member).unwrap_or_default() || !self.notes_certificates().unwrap_or_default() {
             return;
         }
         if role == CertificateRole::Admin && self.is_administrator_of_a_node(&key).unwrap_or(true) {
@@ -77,12 +66,10 @@ impl Membership {
             not_after: member.not_after,
             is_renewed: false,
         };
+        let command = note_command(&view, note, member);
         let (node, actor) = (self.clone(), actor_of(member));
         tasks::spawn("certificate", async move {
-            let noted = node
-                .catalog
-                .propose(&actor, Command::NoteCertificate(Box::new(note)))
-                .await;
+            let noted = node.catalog.propose(&actor, command).await;
             if let Err(error) = noted {
                 tracing::warn!(actor, %error, "a certificate that is in use is not noted");
             }
@@ -91,8 +78,12 @@ impl Membership {
 
     /// The catalog notes that a member's certificate is renewed, in its row where it has one, and in the audit trail.
     /// The key stays.
-    pub(crate) async fn note_renewal(&self, member: &MemberCertificate, not_after: i64) -> Result<(), Failure> {
-        let actor = actor_of(member);
+    pub(crate) async fn note_renewal(
+        &self,
+        member: &MemberCertificate,
+        renewed: &MemberCertificate,
+    ) -> Result<(), Failure> {
+        let (actor, not_after) = (actor_of(member), renewed.not_after);
         let view = self.catalog.view();
         if let Worth::Nothing { why, .. } = worth(&view, member) {
             return Err(Failure::new(ExitCode::Crypto, why).remedy(JOIN_AGAIN));
@@ -101,16 +92,20 @@ impl Membership {
         let command = match noted_role(&member.role) {
             Some(role) if self.notes_certificates()? && !self.is_administrator_of_a_node(&member.key.0)? => {
                 let known = view.certificate(&member.key.0)?;
-                if known.is_some_and(|known| !gains(known.not_after)) {
+                // `apply` knows for certain who signs, and whether the key was first seen during the rotation.
+                let is_rotating = view.rotation()?.is_some_and(|known| known.is_under_way());
+                let is_moved = view.issuer(&member.key.0)? == Some(renewed.authority);
+                if (is_moved || !is_rotating) && known.is_some_and(|known| !gains(known.not_after)) {
                     return Ok(());
                 }
-                Command::NoteCertificate(Box::new(NoteCertificate {
+                let note = NoteCertificate {
                     key: member.key.0,
                     name: member.name.to_string(),
                     role,
                     not_after,
                     is_renewed: true,
-                }))
+                };
+                note_command(&view, note, renewed)
             }
             _ if !gains(member.not_after) => return Ok(()),
             _ => Command::Audit {
@@ -136,9 +131,16 @@ impl Membership {
     pub(crate) async fn list_certificates(&self, list: ListCertificates) -> Result<CertificatePage, Failure> {
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let rows = view.certificates(list.after.as_ref()).take(PAGE + 1);
-        let mut certificates = rows
-            .map(|row| row.map(|(key, record)| info(key, record)))
-            .collect::<Result<Vec<_>, _>>()?;
+        let (rotation, now) = (view.rotation()?, now_unix());
+        let mut certificates = Vec::new();
+        for row in rows {
+            let (key, record) = row?;
+            let due = match &rotation {
+                Some(rotation) => move_of(&view, rotation, &key, &record, now)?,
+                None => AuthorityMove::Done,
+            };
+            certificates.push(info(key, record, due));
+        }
         let more = certificates.len() > PAGE;
         certificates.truncate(PAGE);
         Ok(CertificatePage { certificates, more })
@@ -163,6 +165,36 @@ impl Membership {
     }
 }
 
+/// Whether the catalog has to hear of a certificate that was shown.
+fn is_news(view: &View, member: &MemberCertificate) -> Result<bool, ReadError> {
+    let key = &member.key.0;
+    if view.certificate(key)?.is_none() {
+        return Ok(true);
+    }
+    let Some(rotation) = view.rotation()? else {
+        return Ok(false);
+    };
+    let is_new = member.authority == rotation.next && member.authority == rotation.signing();
+    Ok(is_new
+        && view
+            .issuer(key)?
+            .is_none_or(|known| known != rotation.next && known != FIRST_SEEN))
+}
+
+/// The command that notes a certificate, as far as the mesh knows how.
+fn note_command(view: &View, certificate: NoteCertificate, member: &MemberCertificate) -> Command {
+    let levels = view.levels().unwrap_or_default();
+    if levels.current < AUTHORITIES {
+        return Command::NoteCertificate(Box::new(certificate));
+    }
+    AuthorityCommand::Note(NoteIssued {
+        certificate,
+        issued_at: member.issued_at(),
+        authority: member.authority,
+    })
+    .into()
+}
+
 /// Refuses a request of a member whose certificate is over.
 pub(crate) fn refuse_ended(member: &MemberCertificate) -> Result<(), Failure> {
     match ended(member) {
@@ -179,7 +211,7 @@ pub(crate) fn refuse_ended(member: &MemberCertificate) -> Result<(), Failure> {
 pub(crate) const JOIN_AGAIN: &str =
     "join again with a new token: 'pgmesh invite' on a node, then 'pgmesh join --force TOKEN' on this host";
 
-fn info(key: [u8; 32], record: CertificateRecord) -> CertificateInfo {
+fn info(key: [u8; 32], record: CertificateRecord, move_to_next: AuthorityMove) -> CertificateInfo {
     CertificateInfo {
         key,
         name: record.name,
@@ -193,6 +225,7 @@ fn info(key: [u8; 32], record: CertificateRecord) -> CertificateInfo {
             by: revoked.by,
             why: revoked.why,
         }),
+        move_to_next,
     }
 }
 

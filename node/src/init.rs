@@ -1,6 +1,7 @@
 //! `node init`: a new mesh of one node.
 
 use crate::mesh_file::MeshFile;
+use crate::pending_key::is_pending_key;
 use crate::settings::{Layout, NodeSettings};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure, now_unix};
@@ -199,7 +200,7 @@ pub(crate) fn check_directory(layout: &Layout) -> Result<(), Failure> {
     };
     for entry in entries {
         let path = entry.map_err(|error| unusable(root, &error))?.path();
-        if !ours.contains(&path) && path != layout.lock() {
+        if !ours.contains(&path) && path != layout.lock() && !is_pending_key(&path) {
             return Err(Failure::new(
                 ExitCode::PathNotEmpty,
                 format!("{} is not empty: it holds {}", root.display(), path.display()),

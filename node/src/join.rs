@@ -7,6 +7,7 @@
 use crate::init::CERTIFICATE_VALIDITY;
 use crate::init::{check_directory, identity_at, make_private_directory, node_names, write_marker};
 use crate::mesh_file::MeshFile;
+use crate::pending_key::{forget_pending_keys, pending_key};
 use crate::settings::{Layout, NodeSettings};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{Call, ExitCode, Failure, GetAuthority, JoinAccepted, JoinRequest, NewNode};
@@ -32,7 +33,7 @@ const REDEMPTIONS: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Makes the data directory of a node that joins. The marker is written last, so that an attempt that was interrupted
-/// is started over; the token may be used up by it.
+/// is started over: with the same token it goes on under the same keys, also if the token is used up by it.
 ///
 /// # Errors
 /// The directory holds a node or other files already, no node that the token names can be reached, or the mesh refuses.
@@ -41,12 +42,12 @@ pub async fn join(settings: &NodeSettings, token: &JoinToken) -> Result<Joined, 
     check_directory(&layout)?;
     let (_, member) = node_names(settings)?;
     make_private_directory(layout.root())?;
-    let request = KeyRequest::generate().map_err(|error| crypto("a key cannot be made", &error))?;
+    let request = pending_key(layout.root(), token, "identity")?;
     let csr = request
         .csr_der()
         .map_err(|error| crypto("a certificate request cannot be made", &error))?;
     // Made before a node is asked: the mesh knows the node by this key, and shuts both out when the node leaves.
-    let administrator = KeyRequest::generate().map_err(|error| crypto("a key cannot be made", &error))?;
+    let administrator = pending_key(layout.root(), token, "admin")?;
     let join = JoinRequest {
         token_id: token.id,
         secret: token.secret.clone(),
@@ -60,20 +61,29 @@ pub async fn join(settings: &NodeSettings, token: &JoinToken) -> Result<Joined, 
             catalog_format: MeshRecord::CATALOG_FORMAT,
         }),
     };
-    let (address, accepted) = redeem_by_token(token, &join).await?;
+    let Redeemed {
+        address,
+        accepted,
+        shown,
+    } = redeem_by_token(token, &join).await?;
     let Some(node) = accepted.node else {
         return Err(Failure::new(ExitCode::OptionInvalid, "this token does not make a node")
             .remedy("redeem it with 'pgmesh join', or ask for another: pgmesh invite --role=node NAME"));
     };
     let identity = request
-        .into_identity(&accepted.ca, &accepted.certificate, token.ca_fingerprint)
+        .into_identity_under(&accepted.ca, &accepted.certificate, token.ca_fingerprint, &shown)
         .map_err(|error| crypto("the node's answer is not what the token promises", &error))?;
+    // While the mesh's authority is rotated, the node has shown both. It is the node that the token vouches for.
+    let others: Vec<Vec<u8>> = shown.iter().filter(|der| *der != identity.ca_der()).cloned().collect();
+    let identity = identity.with_others(&others);
     let authority = fetch_authority(&identity, &address).await?;
-    if authority.fingerprint() != token.ca_fingerprint {
+    if authority.certificate_der() != identity.ca_der() && !others.iter().any(|der| der == authority.certificate_der())
+    {
         return Err(Failure::new(
             ExitCode::Crypto,
-            "the authority that the node handed over is not the one that the token names",
-        ));
+            "the authority that the node handed over is none that it has shown",
+        )
+        .again());
     }
     authority
         .save(&layout.ca())
@@ -81,6 +91,9 @@ pub async fn join(settings: &NodeSettings, token: &JoinToken) -> Result<Joined, 
     let administrator = certified(administrator, &authority, &member)?;
     identity_at(&administrator, &layout.admin())?;
     identity_at(&identity, &layout.identity())?;
+    identity
+        .save_others(&layout.identity())
+        .map_err(|error| crypto("the mesh's authorities cannot be saved", &error))?;
     Catalog::create_joining(&layout.catalog(), node.node_id, &CatalogOptions::default()).await?;
     let mut seeds = accepted.nodes;
     if !seeds.contains(&address) {
@@ -95,6 +108,7 @@ pub async fn join(settings: &NodeSettings, token: &JoinToken) -> Result<Joined, 
     };
     file.write(&layout)?;
     write_marker(&layout)?;
+    forget_pending_keys(layout.root());
     Ok(Joined {
         mesh_id: file.mesh_id,
         node_id: node.node_id,
@@ -102,12 +116,23 @@ pub async fn join(settings: &NodeSettings, token: &JoinToken) -> Result<Joined, 
     })
 }
 
-/// Redeems a token at its first node that answers, and returns the node's address with the answer. If an answer is
+/// A token that was redeemed.
+#[derive(Debug)]
+pub struct Redeemed {
+    /// The address of the node that has answered.
+    pub address: String,
+    /// Its answer.
+    pub accepted: JoinAccepted,
+    /// The certificates of authorities that it has shown, in DER.
+    pub shown: Vec<Vec<u8>>,
+}
+
+/// Redeems a token at its first node that answers. If an answer is
 /// lost, the token may be used up: the same request is sent to the next node, which gives the same answer.
 ///
 /// # Errors
 /// No node of the token can be reached, or the mesh refuses.
-pub async fn redeem_by_token(token: &JoinToken, join: &JoinRequest) -> Result<(String, JoinAccepted), Failure> {
+pub async fn redeem_by_token(token: &JoinToken, join: &JoinRequest) -> Result<Redeemed, Failure> {
     let mut lost = None;
     for round in 0..REDEMPTIONS {
         if round > 0 {
@@ -118,7 +143,13 @@ pub async fn redeem_by_token(token: &JoinToken, join: &JoinRequest) -> Result<(S
                 continue;
             };
             match call(&connection, join).await {
-                Ok(accepted) => return Ok((address.clone(), accepted)),
+                Ok(accepted) => {
+                    return Ok(Redeemed {
+                        address: address.clone(),
+                        accepted,
+                        shown: connection.shown_authorities().to_vec(),
+                    });
+                }
                 Err(failure) if failure.again || failure.code == ExitCode::HostConnect => lost = Some(failure),
                 Err(failure) => return Err(failure),
             }

@@ -1,14 +1,15 @@
 //! Certificates renew by themselves: every node has the mesh's authority and signs for itself, and for members that ask
 //! in time.
 
-use crate::certificates::JOIN_AGAIN;
+use crate::certificates::{JOIN_AGAIN, granted_role};
 use crate::init::CERTIFICATE_VALIDITY;
 use crate::membership::Membership;
+use crate::worth::{Worth, worth};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure, JoinAccepted, RenewCertificate, now_unix};
-use pgmesh_transport::{Identity, MemberCertificate, Role, Server, key_of_request};
+use pgmesh_transport::{Identity, MemberCertificate, MemberName, MeshCa, Role, Server, key_of_request};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 /// How often a node looks at its certificates.
@@ -33,55 +34,58 @@ impl Membership {
         }
     }
 
-    /// The certificates that were renewed.
-    fn renew_own(&self, server: &Server) -> Result<Vec<MemberCertificate>, Failure> {
+    /// Renews what is due or of another authority than it is to be. Returns the certificates that were renewed.
+    pub(crate) fn renew_own(&self, server: &Server) -> Result<Vec<MemberCertificate>, Failure> {
+        let _held = self.identity_files.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = Vec::new();
-        if let Some(renewed) = self.renewed(&self.layout.admin())? {
+        if let Some(renewed) = self.renewed(&self.layout.identity(), &self.authority_of_nodes()?)? {
+            server
+                .replace_identity(&renewed)
+                .map_err(|error| crypto("the renewed certificate cannot be used", &error))?;
+            self.links.replace_identity(&renewed)?;
+            tracing::info!(expires = renewed.expires_at(), "this node's certificate is renewed");
+            all.push(renewed.member().clone());
+            self.replace_identity(renewed);
+        }
+        if let Some(renewed) = self.renewed(&self.layout.admin(), &self.authority()?)? {
             tracing::info!(
                 expires = renewed.expires_at(),
                 "the administrator's certificate is renewed"
             );
             all.push(renewed.member().clone());
         }
-        let Some(renewed) = self.renewed(&self.layout.identity())? else {
-            return Ok(all);
-        };
-        server
-            .replace_identity(&renewed)
-            .map_err(|error| crypto("the renewed certificate cannot be used", &error))?;
-        self.links.replace_identity(&renewed)?;
-        tracing::info!(expires = renewed.expires_at(), "this node's certificate is renewed");
-        all.push(renewed.member().clone());
-        self.replace_identity(renewed);
         Ok(all)
     }
 
     /// They count without it: the node has the authority.
-    async fn audit_renewals(&self, renewed: &[MemberCertificate]) {
+    pub(crate) async fn audit_renewals(&self, renewed: &[MemberCertificate]) {
         for member in renewed {
-            if let Err(failure) = self.note_renewal(member, member.not_after).await {
+            if let Err(failure) = self.note_renewal(member, member).await {
                 tracing::warn!(error = %failure, "a renewal is not in the audit trail");
             }
         }
     }
 
-    /// The identity in a directory with a new certificate for its key, kept there, when it is due.
-    fn renewed(&self, directory: &Path) -> Result<Option<Identity>, Failure> {
+    /// The identity in a directory with a new certificate of this authority for its key, kept there, when it is due or
+    /// of another authority.
+    fn renewed(&self, directory: &Path, authority: &MeshCa) -> Result<Option<Identity>, Failure> {
         let identity =
             Identity::load(directory).map_err(|error| crypto("a certificate of this node cannot be read", &error))?;
         let member = identity.member();
-        if !is_due(member.not_before, member.not_after, now_unix()) {
+        let id = authority.id();
+        let is_of_other =
+            id.map_err(|error| crypto("the mesh's authority cannot be used", &error))? != member.authority;
+        if !is_of_other && !is_due(member.not_before, member.not_after, now_unix()) {
             return Ok(None);
         }
         let csr = identity
             .renewal_csr_der()
             .map_err(|error| crypto("a certificate request cannot be made", &error))?;
-        let authority = self.authority()?;
         let certificate = authority
             .sign_csr(&csr, &member.role, &member.name, CERTIFICATE_VALIDITY)
             .map_err(|error| crypto("the certificate could not be signed", &error))?;
         let renewed = identity
-            .renewed(authority.certificate_der(), &certificate)
+            .reissued(authority.certificate_der(), &certificate)
             .map_err(|error| crypto("the renewed certificate cannot be used", &error))?;
         renewed
             .save_certificate(directory)
@@ -105,14 +109,15 @@ impl Membership {
                 Failure::new(ExitCode::Crypto, "a certificate is renewed for its own key only").remedy(JOIN_AGAIN),
             );
         }
+        let (role, name) = self.granted(member)?;
         let authority = self.authority()?;
         let certificate = authority
-            .sign_csr(&renew.csr, &member.role, &member.name, CERTIFICATE_VALIDITY)
+            .sign_csr(&renew.csr, &role, &name, CERTIFICATE_VALIDITY)
             .map_err(|error| crypto("the certificate could not be signed", &error))?;
         let renewed = MemberCertificate::parse(&certificate)
             .map_err(|error| crypto("the renewed certificate cannot be read", &error))?;
         // Before it is handed out: what the catalog does not know it cannot keep until the end of it.
-        self.note_renewal(member, renewed.not_after).await?;
+        self.note_renewal(member, &renewed).await?;
         let nodes = self.addresses();
         Ok(JoinAccepted {
             certificate,
@@ -120,6 +125,23 @@ impl Membership {
             nodes: nodes.into_iter().flat_map(|node| node.addresses).collect(),
             node: None,
         })
+    }
+
+    /// The role and the name that a renewal is signed for: those of the row, where the catalog has one. The certificate
+    /// that is shown may be forged.
+    fn granted(&self, member: &MemberCertificate) -> Result<(Role, MemberName), Failure> {
+        let view = self.catalog.view();
+        if let Worth::Nothing { why, .. } = worth(&view, member) {
+            return Err(Failure::new(ExitCode::Crypto, why).remedy(JOIN_AGAIN));
+        }
+        let Some(row) = view.certificate(&member.key.0)? else {
+            return Ok((member.role.clone(), member.name.clone()));
+        };
+        let name = row
+            .name
+            .parse()
+            .map_err(|error| Failure::new(ExitCode::Crypto, "the certificate's name cannot be used").because(error))?;
+        Ok((granted_role(row.role), name))
     }
 }
 

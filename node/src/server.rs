@@ -150,7 +150,7 @@ async fn serve_connection(node: Arc<Node>, incoming: pgmesh_transport::Incoming)
     }
     let actor = match peer.member() {
         Some(member) => {
-            node.membership.note_unknown(member);
+            node.membership.note_shown(member);
             actor_of(member)
         }
         None => "joining".to_owned(),

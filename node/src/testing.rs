@@ -8,7 +8,7 @@ use pgmesh_postgres::{Lsn, PgVersion, SegmentSize, SystemId, TimelineId};
 use pgmesh_protocol::{
     BackupBegun, BeginBackup, Call, CommitBackup, CommittedBackup, CreateStanza, Failure, PushSegment, PutChunk,
 };
-use pgmesh_raft::command::AdmitNode;
+use pgmesh_raft::command::{AdmitNode, HandOutToken};
 use pgmesh_raft::{Command, NodeName, NodeRecord, NodeService, Redemption, RequestId, SessionId, TokenId, TokenRole};
 use pgmesh_storage::{
     BackupSizes, BackupType, Codec, Digest, DigestSuite, EntryKind, Extent, FileEntry, MANIFEST_FORMAT, ManifestRoot,
@@ -166,7 +166,7 @@ impl TestNode {
         let name: NodeName = node.name().as_str().parse().unwrap();
         let known = self.node.catalog.view().node(&name).unwrap();
         let token = TokenId(RequestId::random().0);
-        self.propose(Command::CreateToken {
+        self.propose(Command::HandOutToken(Box::new(HandOutToken {
             id: token,
             secret_hash: [0; 32],
             role: TokenRole::Node {
@@ -174,7 +174,8 @@ impl TestNode {
                 replaces: known.filter(NodeRecord::is_member).map(|known| known.node_id),
             },
             expires: i64::MAX,
-        })
+            maker: [200; 32],
+        })))
         .await;
         let command = Command::AdmitNode(Box::new(AdmitNode {
             redemption: Redemption {
@@ -388,6 +389,7 @@ pub(crate) fn unsigned(name: &str, role: Role) -> MemberCertificate {
         key: Fingerprint([0; 32]),
         not_before: 0,
         not_after: i64::MAX,
+        authority: [0; 20],
     }
 }
 

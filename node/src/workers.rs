@@ -66,10 +66,15 @@ impl Workers {
             node.supervisor.start(name, policy, move || worker(owner.clone()))
         };
         let mut running: Vec<JoinHandle<()>> = WORKERS.into_iter().map(start).collect();
+        let rotated = server.clone();
         let (owner, server) = (node.clone(), server.clone());
         let renew =
             move || -> BoxFuture<'static, ()> { Box::pin(owner.membership.clone().keep_renewing(server.clone())) };
         running.push(node.supervisor.start("renewal", Restart, renew));
+        let (owner, server) = (node.clone(), rotated);
+        let rotate =
+            move || -> BoxFuture<'static, ()> { Box::pin(owner.membership.clone().keep_rotating(server.clone())) };
+        running.push(node.supervisor.start("authority", Restart, rotate));
         Self(running)
     }
 }

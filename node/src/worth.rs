@@ -6,7 +6,9 @@
 
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{now_unix, utc};
-use pgmesh_raft::{NodeName, NodeRecord, NodeService, ReadError, Revocation, View};
+use pgmesh_raft::{
+    AuthorityId, CertificateRole, FIRST_SEEN, NodeName, NodeRecord, NodeService, ReadError, Revocation, View,
+};
 use pgmesh_transport::{MemberCertificate, Role};
 
 /// The worth of a certificate to the mesh.
@@ -45,19 +47,79 @@ pub(crate) fn worth(view: &View, member: &MemberCertificate) -> Worth {
 }
 
 fn worth_of_issued(view: &View, member: &MemberCertificate) -> Worth {
-    worth_by(revocation(view, &member.key.0, member.name.as_str()), member)
+    worth_by(objection(view, member))
 }
 
-/// A revocation that cannot be read may be there.
-fn worth_by(found: Result<Option<Revocation>, ReadError>, member: &MemberCertificate) -> Worth {
+/// An objection that cannot be read may be there.
+fn worth_by(found: Result<Option<String>, ReadError>) -> Worth {
     match found {
-        Ok(Some(found)) => Worth::Nothing {
-            why: revoked(&found, member),
-            is_removed: false,
-        },
+        Ok(Some(why)) => Worth::Nothing { why, is_removed: false },
         Ok(None) => Worth::Member,
         Err(error) => Worth::Unknown(chain(&error)),
     }
+}
+
+/// Why a certificate that was issued by a join counts for nothing.
+fn objection(view: &View, member: &MemberCertificate) -> Result<Option<String>, ReadError> {
+    if let Some(revocation) = revocation(view, member)? {
+        return Ok(Some(revoked(&revocation, member)));
+    }
+    if let Some(holder) = other_holder(view, member)? {
+        let (kind, name) = (member.role.kind(), &member.name);
+        return Ok(Some(format!(
+            "the certificate says {kind} {name}, and its key is that of {holder}"
+        )));
+    }
+    let is_retired = is_of_retired(view, member)?;
+    Ok(is_retired.then(|| "its certificate is of an authority that the mesh does not trust any more".to_owned()))
+}
+
+/// The holder of a certificate's key, if the certificate says another one: a thief of an authority's key has made it. A
+/// key keeps its name and its role.
+fn other_holder(view: &View, member: &MemberCertificate) -> Result<Option<String>, ReadError> {
+    let key = &member.key.0;
+    if let Some(record) = view.certificate(key)? {
+        let has_role = noted_role(&member.role).is_some_and(|role| role.is_same(&record.role));
+        let is_same = has_role && record.name == member.name.as_str();
+        return Ok((!is_same).then(|| format!("{} {}", record.role.kind(), record.name)));
+    }
+    let nodes = view.nodes()?.into_iter();
+    let mut holders = nodes.filter(|(_, node)| node.key == *key || node.administrator == *key);
+    Ok(holders
+        .next()
+        .map(|(name, _)| format!("node {name} or its administrator")))
+}
+
+/// The catalog's word for a role; none for a node, whose certificate is in the node's record.
+pub(crate) fn noted_role(role: &Role) -> Option<CertificateRole> {
+    match role {
+        Role::Node => None,
+        Role::Admin => Some(CertificateRole::Admin),
+        Role::Monitor => Some(CertificateRole::Monitor),
+        Role::Client { stanzas } => Some(CertificateRole::Client {
+            stanzas: stanzas.clone(),
+        }),
+        Role::Restore { stanzas } => Some(CertificateRole::Restore {
+            stanzas: stanzas.clone(),
+        }),
+    }
+}
+
+/// Whether a certificate is of an authority that counts no more, or an administrator's that nobody had seen before the
+/// authority began to be rotated. A connection that was made by it goes on where its key has shown a certificate of a
+/// later authority by now.
+fn is_of_retired(view: &View, member: &MemberCertificate) -> Result<bool, ReadError> {
+    let Some(rotation) = view.rotation()? else {
+        return Ok(false);
+    };
+    let key = &member.key.0;
+    if rotation.is_under_way() {
+        // A thief of the former authority's key would make administrators.
+        let is_suspect = member.role == Role::Admin && member.authority == rotation.former;
+        return Ok(is_suspect && (view.certificate(key)?.is_none() || view.issuer(key)? == Some(FIRST_SEEN)));
+    }
+    let is_retired = |authority: &AuthorityId| rotation.retired.contains(authority);
+    Ok(is_retired(&member.authority) && view.issuer(key)?.is_none_or(|issuer| issuer != rotation.signing()))
 }
 
 /// The worth of certificates of a node with this name and key, by this view.
@@ -84,11 +146,15 @@ fn nothing(record: &NodeRecord, name: &str) -> Worth {
     Worth::Nothing { why, is_removed }
 }
 
-/// The revocation of a key under a name: its own, or if the catalog has not seen the key, that of the name.
-pub(crate) fn revocation(view: &View, key: &[u8; 32], name: &str) -> Result<Option<Revocation>, ReadError> {
-    match view.certificate(key)? {
+/// The revocation of a certificate: its key's own, or if the catalog has not seen the key, that of its name, unless the
+/// certificate was issued later.
+pub(crate) fn revocation(view: &View, member: &MemberCertificate) -> Result<Option<Revocation>, ReadError> {
+    match view.certificate(&member.key.0)? {
         Some(record) => Ok(record.revoked),
-        None => view.revoked_name(name),
+        None => {
+            let barred = view.revoked_name(member.name.as_str())?;
+            Ok(barred.filter(|barred| barred.bars(member.issued_at())))
+        }
     }
 }
 
@@ -122,12 +188,11 @@ mod tests {
 
     #[test]
     fn a_revocation_that_cannot_be_read_is_not_taken_for_none() {
-        let member = crate::testing::unsigned("db1", Role::Monitor);
         let error = ReadError::MalformedKey {
             table: pgmesh_raft::table::Table::Certificates,
             key: String::new(),
         };
-        assert!(matches!(worth_by(Err(error), &member), Worth::Unknown(_)));
-        assert_eq!(worth_by(Ok(None), &member), Worth::Member);
+        assert!(matches!(worth_by(Err(error)), Worth::Unknown(_)));
+        assert_eq!(worth_by(Ok(None)), Worth::Member);
     }
 }

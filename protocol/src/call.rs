@@ -274,6 +274,8 @@ calls! {
     46 ExpireWal(ExpireWal) -> ExpiredWal, TEXTS + EXPIRED_AT_ONCE * STRETCH, "expire of WAL";
     /// A backup must not expire, or may again. The reply names the backups that it holds with it.
     47 HoldBackup(HoldBackup) -> Vec<BackupLabel>, TEXTS, "hold";
+    /// Gives the mesh a new certificate authority, retires its former one, or gives the new one up.
+    48 RotateAuthority(RotateAuthority) -> AuthorityRotation, SMALL, "authority rotation";
 
     /// Between nodes: a message of the Raft group. The reply is one, too; both are encoded by the group's own types.
     64 Raft(Consensus) -> Consensus, CONSENSUS_LIMIT, "consensus", reply at most CONSENSUS_LIMIT;
@@ -300,6 +302,8 @@ calls! {
     73 Vouch(Vouch) -> Vouched, SHORT, "word for a node";
     /// Between nodes, to the leader: may this voter lose its vote, or would the others be stuck?
     74 MayLeave(MayLeave) -> (), SMALL, "question whether a voter may leave";
+    /// Between nodes: one of the mesh's certificate authorities while it is rotated, key included.
+    75 AuthorityOf(GetAuthorityOf) -> AuthorityKey, SMALL, "authority of a rotation";
 }
 
 /// Two requests with one number do not compile.
@@ -362,6 +366,8 @@ impl Request {
             | Self::Renew(_)
             | Self::ListCertificates(_)
             | Self::RevokeCertificates(_)
+            | Self::RotateAuthority(_)
+            | Self::AuthorityOf(_)
             | Self::ListNodes(_)
             | Self::ChangeNode(_)
             | Self::Status(_)
@@ -403,7 +409,7 @@ mod tests {
 
     #[test]
     fn a_number_that_no_request_has_is_none() {
-        for number in [0, 48, 63, 75, u16::MAX] {
+        for number in [0, 49, 63, 76, u16::MAX] {
             assert!(Request::decode(number, &[]).unwrap().is_none());
             assert_eq!((Request::max(number), Request::name_of(number)), (None, None));
         }

@@ -38,6 +38,19 @@ pub struct CertificateInfo {
     pub renewed_at: Option<i64>,
     /// Since when it counts no more.
     pub revoked: Option<CertificateRevoked>,
+    /// Whether it has to move to another authority.
+    pub move_to_next: AuthorityMove,
+}
+
+/// Whether a certificate has to move to another authority, while the mesh's is rotated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AuthorityMove {
+    /// No: no rotation is under way, or it has shown a certificate of the new authority.
+    Done,
+    /// It has not shown a certificate of the new authority yet.
+    Due,
+    /// Its key was first seen during the rotation: it is not renewed, and has to join again.
+    Barred,
 }
 
 /// A certificate counts no more.

@@ -14,6 +14,7 @@
 mod admin;
 mod alarms;
 mod archive;
+mod authority;
 mod backup;
 pub mod bounded;
 mod call;
@@ -43,6 +44,7 @@ pub use admin::{
 };
 pub use alarms::{StuckArchiver, WorkerAlarm, merged};
 pub use archive::{ChangeMaps, ChangeMapsReply, GetSegment, PartsTurn, PushSegment, Pushed, SegmentPart, SegmentReply};
+pub use authority::{AuthorityRotation, GetAuthorityOf, RotateAuthority, RotationState};
 pub use backup::{
     BackupBegun, BeginBackup, BeginRestore, ChunkReply, CommitBackup, CommittedBackup, GetChunk, GetManifest,
     GetPieces, PutChunk, QueryChunks, RestoreBegun, ResumeSession,
@@ -50,7 +52,8 @@ pub use backup::{
 pub use bounded::{EXPIRED_AT_ONCE, List, PIECES_LIMIT, QUERY_LIMIT, Text};
 pub use call::{Call, EachCall, NUMBER_LENGTH, Request};
 pub use certificates::{
-    CertificateInfo, CertificatePage, CertificateRevoked, ListCertificates, RevokeCertificates, RevokedCertificates,
+    AuthorityMove, CertificateInfo, CertificatePage, CertificateRevoked, ListCertificates, RevokeCertificates,
+    RevokedCertificates,
 };
 pub use choice::{ChooseBackup, ChoosePrior};
 pub use clock::{now_unix, utc};

@@ -282,6 +282,8 @@ pub struct MeshStatus {
     pub sessions_open: u64,
     /// The backups that have expired and are not deleted yet.
     pub release: ReleaseStatus,
+    /// The rotation of the mesh's authority that is under way.
+    pub rotation: Option<crate::AuthorityRotation>,
 }
 
 /// The progress of a synchronization.

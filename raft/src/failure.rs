@@ -1,7 +1,7 @@
 //! The catalog's refusals, as the user reads them: exit code and remedy for each refusal.
 
 use crate::error::{CatalogError, ReadError};
-use crate::refusal::{ExpiryRefusal, OtherMachine, OtherWriter, Refusal};
+use crate::refusal::{AuthorityRefusal, ExpiryRefusal, OtherMachine, OtherWriter, Refusal};
 use pgmesh_protocol::ExitCode;
 use pgmesh_protocol::failure::{Failure, chain};
 use pgmesh_storage::StanzaName;
@@ -9,7 +9,9 @@ use pgmesh_storage::StanzaName;
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let (code, remedy) = verdict(&refusal);
-        let failure = Self::new(code, refusal.to_string());
+        let mut failure = Self::new(code, refusal.to_string());
+        // The node signs with the other one as soon as it has heard of it.
+        failure.again = matches!(refusal, Refusal::Authority(AuthorityRefusal::OtherAuthority));
         match remedy {
             Some(remedy) => failure.remedy(match stanza_of(&refusal) {
                 // A command works as it is printed.
@@ -342,6 +344,7 @@ fn verdict(refusal: &Refusal) -> (ExitCode, Option<&'static str>) {
             ExitCode::CommandInvalid,
             Some("revoke those of hosts that are gone: 'pgmesh client list', then 'pgmesh client revoke NAME'"),
         ),
+        R::Authority(refusal) => of_authority(refusal),
         R::LastAdministrator(_) => (
             ExitCode::CommandInvalid,
             Some("give --force: the administrators of the nodes (in their node-path) are left"),
@@ -349,6 +352,51 @@ fn verdict(refusal: &Refusal) -> (ExitCode, Option<&'static str>) {
         R::TokenUnknown | R::TokenExpired { .. } | R::TokenUsed { .. } => (
             ExitCode::Crypto,
             Some("make a new token with 'pgmesh invite' on a node: each is good for one use"),
+        ),
+    }
+}
+
+fn of_authority(refusal: &AuthorityRefusal) -> (ExitCode, Option<&'static str>) {
+    use AuthorityRefusal as R;
+    match refusal {
+        R::UnknownName(_) => (
+            ExitCode::CommandInvalid,
+            Some(
+                "see 'pgmesh client list': the catalog notes a certificate when it is issued, renewed or used; a node and \
+                 its administrator go with 'pgmesh node remove'; with --force the name is barred all the same: no node \
+                 serves certificates of that name that were issued before",
+            ),
+        ),
+        R::UnderWay { .. } => (
+            ExitCode::CommandInvalid,
+            Some(
+                "'pgmesh mesh rotate-ca' shows how far it is, 'pgmesh mesh rotate-ca --finish' ends it, --abort gives it \
+                 up",
+            ),
+        ),
+        R::Signs => (
+            ExitCode::CommandInvalid,
+            Some(
+                "'pgmesh mesh rotate-ca --finish' ends the rotation; if the new authority is not to stay, begin another \
+                 rotation then",
+            ),
+        ),
+        R::NotRotating => (ExitCode::CommandInvalid, Some("'pgmesh mesh rotate-ca' begins it")),
+        R::OtherAuthority => (ExitCode::Crypto, Some("try again")),
+        R::FirstSeen(_) => (ExitCode::Crypto, Some(JOIN_AGAIN)),
+        R::StillNeeded { nodes, .. } if !nodes.is_empty() => (
+            ExitCode::CommandInvalid,
+            Some(
+                "a node renews its certificate by itself when it runs and reaches the others: start it, or 'pgmesh node \
+                 remove NAME' if it is gone",
+            ),
+        ),
+        R::StillNeeded { .. } => (
+            ExitCode::CommandInvalid,
+            Some(
+                "a client renews its certificate with its next command that reaches a node; 'pgmesh client revoke NAME' \
+                 for hosts that are gone; --force cuts off those that are left: they have to join again",
+            ),
         ),
     }
 }

@@ -35,6 +35,10 @@ pub const UNREFERENCED: &[u8] = b"unreferenced";
 pub const AUDIT_LINES: &[u8] = b"audit-lines";
 /// When a certificate was last revoked, in table `Mesh`.
 pub const REVOKED: &[u8] = b"revoked";
+/// The number of certificates that are not revoked, in table `Mesh`. From level [`AUTHORITIES`](crate::AUTHORITIES).
+pub const CERTIFICATES: &[u8] = b"certificates";
+/// The last rotation of the mesh's authority, in table `Mesh`.
+pub const ROTATION: &[u8] = b"rotation";
 /// The highest node number that was given out, in table `Mesh`.
 pub const LAST_NODE_ID: &[u8] = b"last-node-id";
 /// The last applied Raft entry and the membership, in table `Raft`.

@@ -45,24 +45,24 @@ pub mod table;
 pub mod value;
 pub mod view;
 
-pub use apply::{CERTIFICATES, LEVEL};
+pub use apply::{AUTHORITIES, CERTIFICATES, FIRST_SEEN, LEVEL};
 pub use catalog::{Catalog, Lead, Regrouped};
 pub use command::{Command, Proposal};
 pub use disk_pace::AppendTimes;
 pub use error::{CatalogError, ReadError};
 pub use model::{
-    Amount, AuditRecord, BackupRecord, Branch, CatalogLoss, CatalogPast, CertificateRecord, CertificateRole,
-    ChangeKind, ChunkRecord, ChunkState, Claim, CondemnedChunk, Database, Debt, DebtReason, EndedScan, ExpiredIn,
-    Garbage, GarbageKey, GarbageObject, HistoryRecord, Hold, Judgement, Known, LastPush, Levels, Lineage, LogIndex,
-    Lost, MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef, Orphan, OrphanScan, OrphanTally, PlacedIdentity,
-    Redeemed, Redemption, Replica, RepositoryChange, RepositoryCounters, RepositoryMark, RepositoryRecord, RequestId,
-    Revocation, RunningBackup, SegmentRecord, Server, SessionId, SessionKind, SessionRecord, SightedOrphan,
-    StanzaRecord, StoredObject, TokenId, TokenRecord, TokenRole, Unlisted, UseEvent, VotePolicy, WithdrawnMarks,
-    Writer, short_key,
+    Amount, AuditRecord, AuthorityId, BackupRecord, Branch, CatalogLoss, CatalogPast, CertificateRecord,
+    CertificateRole, ChangeKind, ChunkRecord, ChunkState, Claim, CondemnedChunk, Database, Debt, DebtReason, EndedScan,
+    ExpiredIn, Garbage, GarbageKey, GarbageObject, HistoryRecord, Hold, Judgement, Known, LastPush, Levels, Lineage,
+    LogIndex, Lost, MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef, Orphan, OrphanScan, OrphanTally,
+    PlacedIdentity, Redeemed, Redemption, Replica, RepositoryChange, RepositoryCounters, RepositoryMark,
+    RepositoryRecord, RequestId, Revocation, Rotation, RotationStep, RunningBackup, SegmentRecord, Server, SessionId,
+    SessionKind, SessionRecord, SightedOrphan, StanzaRecord, StoredObject, TokenId, TokenRecord, TokenRole, Unlisted,
+    UseEvent, VotePolicy, WithdrawnMarks, Writer, short_key,
 };
 pub use options::{CatalogOptions, own_level};
 pub use pgmesh_protocol::{EntryId, EntryIdError};
-pub use refusal::{ExpiryRefusal, Refusal};
+pub use refusal::{AuthorityRefusal, ExpiryRefusal, Refusal};
 pub use reply::Reply;
 pub use status::{CatalogStatus, Lack, Role, Shortfall, Standing};
 pub use view::{Rights, View};

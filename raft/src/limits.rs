@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use pgmesh_protocol::bounded;
 use pgmesh_storage::WrappedKey;
 
-use crate::command::{Adopt, ClaimedObject, Command, Proposal};
+use crate::command::{AdmitNode, Adopt, AuthorityCommand, ClaimedObject, Command, Proposal};
 use crate::model::{
     BackupRecord, CertificateRole, Claim, NodeRecord, PlacedIdentity, Redemption, RepositoryRecord, StanzaRecord,
     TokenRole,
@@ -84,6 +84,12 @@ pub const CERTIFICATES: usize = if cfg!(test) { 4 } else { 1 << 14 };
 /// Certificates that were revoked, and names of which all were. Beyond it the certificate goes that ends first: its
 /// name still keeps it out. Beyond it the name goes that was revoked first.
 pub const REVOKED: usize = if cfg!(test) { 6 } else { 1 << 16 };
+/// The certificate of an authority, in bytes.
+pub const AUTHORITY: usize = 4 << 10;
+/// Authorities that count no more and are remembered: the newest.
+pub const AUTHORITIES: usize = 64;
+/// Clients that a refusal or an answer names; the others are counted.
+pub const NAMED: usize = 20;
 /// Stanzas of one certificate.
 pub const CERTIFICATE_STANZAS: usize = 64;
 /// Stanzas of one token.
@@ -159,10 +165,7 @@ pub fn check(proposal: &Proposal) -> Result<(), Refusal> {
             reason(text)
         }
         Command::RegisterNode { record, .. } => node(record),
-        Command::AdmitNode(admit) => {
-            redemption(&admit.redemption)?;
-            whereabouts(&admit.region, &admit.advertise, &admit.program)
-        }
+        Command::AdmitNode(admit) => admission(admit),
         Command::AnnounceNode {
             region,
             advertise,
@@ -234,6 +237,7 @@ pub fn check(proposal: &Proposal) -> Result<(), Refusal> {
             certificate_role(&note.role)?;
             bounded("a name, in bytes", note.name.len(), NAME)
         }
+        Command::Authority(given) => authority_command(given),
         Command::RevokeCertificates(given) => {
             bounded("a name, in bytes", given.name.len(), NAME)?;
             reason(&given.reason)
@@ -343,6 +347,31 @@ fn token_role(role: &TokenRole) -> Result<(), Refusal> {
             certificate_role(role)
         }
         TokenRole::Node { .. } | TokenRole::Admin => Ok(()),
+    }
+}
+
+fn admission(given: &AdmitNode) -> Result<(), Refusal> {
+    redemption(&given.redemption)?;
+    whereabouts(&given.region, &given.advertise, &given.program)
+}
+
+fn authority_command(given: &AuthorityCommand) -> Result<(), Refusal> {
+    match given {
+        AuthorityCommand::Issue(given) => {
+            redemption(&given.issue.redemption)?;
+            bounded("a name, in bytes", given.issue.name.len(), NAME)
+        }
+        AuthorityCommand::Note(given) => {
+            certificate_role(&given.certificate.role)?;
+            bounded("a name, in bytes", given.certificate.name.len(), NAME)
+        }
+        AuthorityCommand::Begin(given) => {
+            let all = [&given.former_certificate, &given.next_certificate, &given.vouched];
+            let longest = all.iter().map(|one| one.len()).max().unwrap_or_default();
+            bounded("an authority's certificate, in bytes", longest, AUTHORITY)
+        }
+        AuthorityCommand::TakePart(_) | AuthorityCommand::Finish { .. } | AuthorityCommand::GiveUp => Ok(()),
+        AuthorityCommand::Admit(given) => admission(&given.admit),
     }
 }
 

@@ -1,11 +1,13 @@
 //! Why the catalog does not accept a command. A refused command changes nothing.
 
+mod authority;
 mod expiry;
 mod stale;
 mod taken;
 mod words;
 mod writer;
 
+pub use authority::AuthorityRefusal;
 pub use expiry::ExpiryRefusal;
 pub use stale::StaleGeneration;
 use words::{and_others, for_stanzas, has, others_owe, shown, switch, wrong_token};
@@ -158,7 +160,6 @@ pub enum Refusal {
         /// `retired` or `replaced`.
         doing: String,
     },
-
     /// A mesh that has objects has at least one repository.
     #[error("repo{0} is the mesh's only repository")]
     LastRepository(RepoKey),
@@ -180,7 +181,6 @@ pub enum Refusal {
         /// Its debts; `None` while objects from before its registration have not all been owed to it yet.
         debts: Option<u64>,
     },
-
     /// No such stanza.
     #[error("stanza {0} does not exist")]
     UnknownStanza(StanzaName),
@@ -240,7 +240,6 @@ pub enum Refusal {
         /// The given size, in bytes.
         given: u32,
     },
-
     /// Invariant 3: other bytes under a known name.
     #[error("{file} of stanza {stanza} is already archived with digest {known}; the given file has digest {given}")]
     Duplicate {
@@ -326,7 +325,6 @@ pub enum Refusal {
         /// The header's timeline.
         header: TimelineId,
     },
-
     /// Fewer good replicas than must be (invariants 1 and 4).
     #[error("only {have} repositories hold the object durably, {need} must")]
     TooFewReplicas {
@@ -578,4 +576,7 @@ pub enum Refusal {
         /// The chunk.
         digest: Digest,
     },
+    /// About a certificate and its authority.
+    #[error(transparent)]
+    Authority(#[from] AuthorityRefusal),
 }

@@ -133,4 +133,11 @@ pub enum Reply {
         /// The backup, and the backups that it depends on.
         labels: Vec<BackupLabel>,
     },
+    /// The former authority counts no more.
+    CutOff {
+        /// The clients whose certificates were of it: the first of them.
+        names: Vec<String>,
+        /// How many more there are.
+        more: u64,
+    },
 }

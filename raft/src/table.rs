@@ -79,11 +79,13 @@ pub enum Table {
     Possessions,
     /// Stanza, digest → nothing; an index into `Possessions`.
     StanzaPossessions,
+    /// SHA-256 of a public key → the authority that has signed its last certificate; none where that is not known.
+    Issuers,
 }
 
 impl Table {
     /// All tables.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 36] = [
         Self::Mesh,
         Self::Nodes,
         Self::Repositories,
@@ -119,6 +121,7 @@ impl Table {
         Self::ExpiredWal,
         Self::Possessions,
         Self::StanzaPossessions,
+        Self::Issuers,
     ];
 
     /// The column family's name.
@@ -160,6 +163,7 @@ impl Table {
             Self::ExpiredWal => "expired-wal",
             Self::Possessions => "possessions",
             Self::StanzaPossessions => "stanza-possessions",
+            Self::Issuers => "certificate-issuers",
         }
     }
 }

@@ -7,9 +7,10 @@ mod sampler;
 
 use pgmesh_postgres::SegmentName;
 use pgmesh_raft::model::{
-    AuditRecord, BackupRecord, CatalogPast, CertificateRecord, ChunkRecord, Debt, Garbage, LastPush, Levels, LogIndex,
-    Lost, MeshRecord, NodeRecord, OrphanScan, Remembered, RepositoryCounters, RepositoryRecord, RequestId, Revocation,
-    SegmentRecord, SessionRecord, SightedOrphan, StanzaRecord, TokenRecord, Unlisted, UseEvent, WithdrawnMarks,
+    AuditRecord, AuthorityId, BackupRecord, CatalogPast, CertificateRecord, ChunkRecord, Debt, Garbage, LastPush,
+    Levels, LogIndex, Lost, MeshRecord, NodeRecord, OrphanScan, Remembered, RepositoryCounters, RepositoryRecord,
+    RequestId, Revocation, Rotation, SegmentRecord, SessionRecord, SightedOrphan, StanzaRecord, TokenRecord, Unlisted,
+    UseEvent, WithdrawnMarks,
 };
 use pgmesh_raft::peers::{PeerReply, PeerRequest};
 use pgmesh_raft::store::RaftState;
@@ -61,6 +62,7 @@ fn records(table: Table) -> Vec<String> {
             lines::<LogIndex>("mesh: positions"),
             lines::<Generation>("mesh: floors"),
             lines::<u64>("mesh: counts"),
+            lines::<Rotation>("mesh: rotation"),
         ]
         .concat(),
         Table::Nodes => lines::<NodeRecord>(name),
@@ -93,6 +95,7 @@ fn records(table: Table) -> Vec<String> {
         Table::Releases => lines::<LogIndex>(name),
         Table::Unlisted => lines::<Unlisted>(name),
         Table::ExpiredWal => lines::<SegmentName>(name),
+        Table::Issuers => lines::<AuthorityId>(name),
     }
 }
 

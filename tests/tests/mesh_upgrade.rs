@@ -94,7 +94,7 @@ fn a_stored_mesh_is_upgraded_node_by_node_under_load_and_does_not_go_back() {
             mesh.wait_until_whole();
             some_more("pushes with the node back");
         }
-        wait_for("the new level", LIMIT, || levels(&mesh) == (2, vec![2, 2, 2]));
+        wait_for("the new level", LIMIT, || levels(&mesh) == (3, vec![3, 3, 3]));
         some_more("pushes at the new level");
         // It joined before there were rows of certificates.
         wait_for("the host's certificate to be noted", LIMIT, || {
@@ -113,7 +113,7 @@ fn a_stored_mesh_is_upgraded_node_by_node_under_load_and_does_not_go_back() {
             .await_start(|_| false)
             .expect_err("an older program");
         assert_eq!(code, Some(46), "{log}");
-        for said in ["apply level 2", "levels up to 1", "Install the version"] {
+        for said in ["apply level 3", "levels up to 1", "Install the version"] {
             assert!(log.contains(said), "{said:?} in\n{log}");
         }
         some_more("pushes after the refusal");

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use crate::{
-    certificate::{CertificateError, Fingerprint, SERVER_NAME, mesh_id_of_ca, parse_x509},
+    certificate::{self, AuthorityId, CertificateError, Fingerprint, SERVER_NAME, mesh_id_of_ca, parse_x509},
     durable_file::{self, Audience},
     identity::{CA_CERTIFICATE_FILE, CERTIFICATE_TAG, Identity, IdentityError, KEY_TAG, KeyRequest},
     name::{MemberName, MeshId},
@@ -25,8 +25,8 @@ pub use crate::durable_file::FileError;
 /// The authority's key, beside the authority's certificate.
 pub const CA_KEY_FILE: &str = "ca.key";
 
-/// Certificates are valid from a day before they are signed, so that a member whose clock lags by hours still joins.
-const BACKDATED: time::Duration = time::Duration::days(1);
+/// See [`certificate::BACKDATED`].
+const BACKDATED: time::Duration = time::Duration::seconds(certificate::BACKDATED);
 
 /// The longest certificate request, in bytes.
 const MAX_REQUEST_LENGTH: usize = 4096;
@@ -89,15 +89,7 @@ impl MeshCa {
     /// No randomness, or signing failed.
     pub fn create(mesh_id: MeshId) -> Result<Self, CaError> {
         let key = KeyPair::generate_for(&PKCS_ED25519).map_err(crypto("making the authority's key"))?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name = common_name(mesh_id.as_str());
-        params.serial_number = Some(random_serial()?);
-        params.not_before = OffsetDateTime::from(clock::now()) - BACKDATED;
-        // No peer checks the validity of the authority itself: it ends when the mesh gets another authority.
-        params.not_after = rcgen::date_time_ymd(9999, 12, 31);
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let certificate = params
+        let certificate = authority_params(&mesh_id)?
             .self_signed(&key)
             .map_err(crypto("signing the authority's certificate"))?;
         Ok(Self {
@@ -139,13 +131,13 @@ impl MeshCa {
         Ok(ca)
     }
 
-    /// Writes `ca.crt` (0644) and `ca.key` (0600) to a directory, which is made when missing; durable when it returns.
+    /// Writes `ca.crt` (0644) and then `ca.key` (0600) to a directory, which is made when missing; durable when it
+    /// returns. The directory holds no other authority.
     ///
     /// # Errors
     /// The file system refused.
     pub fn save(&self, directory: &Path) -> Result<(), CaError> {
         durable_file::create_directory(directory)?;
-        durable_file::write_pem(directory, CA_KEY_FILE, KEY_TAG, &self.key_pkcs8, Audience::Owner)?;
         durable_file::write_pem(
             directory,
             CA_CERTIFICATE_FILE,
@@ -153,6 +145,18 @@ impl MeshCa {
             &self.certificate,
             Audience::Public,
         )?;
+        // Last: where there is a key, `exists` says that the authority is there, and its certificate has to be.
+        durable_file::write_pem(directory, CA_KEY_FILE, KEY_TAG, &self.key_pkcs8, Audience::Owner)?;
+        Ok(())
+    }
+
+    /// Removes what [`MeshCa::save`] has written.
+    ///
+    /// # Errors
+    /// The file system refused.
+    pub fn remove(directory: &Path) -> Result<(), CaError> {
+        durable_file::remove(directory, CA_KEY_FILE)?;
+        durable_file::remove(directory, CA_CERTIFICATE_FILE)?;
         Ok(())
     }
 
@@ -174,6 +178,31 @@ impl MeshCa {
     /// The authority's private key in PKCS#8 DER. With it, members can be made: hand it to nodes only, never log it.
     pub fn key_pkcs8(&self) -> &[u8] {
         &self.key_pkcs8
+    }
+
+    /// The authority's identifier.
+    ///
+    /// # Errors
+    /// Its certificate was not made by this program.
+    pub fn id(&self) -> Result<AuthorityId, CaError> {
+        Ok(certificate::authority_id(&self.certificate)?)
+    }
+
+    /// A certificate, in DER, by which this authority vouches for another one of its mesh: a member that knows this
+    /// authority trusts the other one.
+    ///
+    /// # Errors
+    /// The other authority is another mesh's, or signing failed.
+    pub fn vouch_for(&self, other: &Self) -> Result<Vec<u8>, CaError> {
+        if other.mesh_id != self.mesh_id {
+            return Err(CaError::Terms("the other authority is another mesh's".to_owned()));
+        }
+        let issuer = Issuer::from_ca_cert_der(&self.certificate, self.key_pair()?)
+            .map_err(crypto("reading the authority's certificate"))?;
+        let certificate = authority_params(&self.mesh_id)?
+            .signed_by(&other.key_pair()?, &issuer)
+            .map_err(crypto("signing the other authority's certificate"))?;
+        Ok(certificate.der().to_vec())
     }
 
     /// SHA-256 of the authority's certificate. Join tokens carry it, so that no client trusts on first use.
@@ -291,6 +320,18 @@ fn read_request(csr_der: &[u8]) -> Result<CertificateSigningRequestParams, CaErr
         return Err(CaError::Request("its key is not Ed25519".to_owned()));
     }
     Ok(request)
+}
+
+fn authority_params(mesh_id: &MeshId) -> Result<CertificateParams, CaError> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = common_name(mesh_id.as_str());
+    params.serial_number = Some(random_serial()?);
+    params.not_before = OffsetDateTime::from(clock::now()) - BACKDATED;
+    // No peer checks the validity of the authority itself: it ends when the mesh gets another authority.
+    params.not_after = rcgen::date_time_ymd(9999, 12, 31);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok(params)
 }
 
 fn common_name(name: &str) -> DistinguishedName {

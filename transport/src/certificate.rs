@@ -2,10 +2,11 @@
 
 use std::{fmt, str::FromStr};
 
+use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use x509_parser::{
-    extensions::GeneralName,
+    extensions::{GeneralName, ParsedExtension},
     prelude::{FromDer, X509Certificate},
 };
 
@@ -58,6 +59,71 @@ impl FromStr for Fingerprint {
     }
 }
 
+/// An authority by its public key: the key identifier in each certificate that it has signed (RFC 5280, section
+/// 4.2.1.1).
+pub type AuthorityId = [u8; 20];
+
+/// The identifier of an authority, from its certificate.
+pub(crate) fn authority_id(der: &[u8]) -> Result<AuthorityId, CertificateError> {
+    let certificate = parse_x509(der)?;
+    let found = certificate
+        .extensions()
+        .iter()
+        .find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::SubjectKeyIdentifier(id) => AuthorityId::try_from(id.0).ok(),
+            _ => None,
+        });
+    found.ok_or_else(|| not_a_member("the authority has no key identifier"))
+}
+
+/// The authority that has signed a certificate; zeroes where the certificate does not say it.
+fn issuer(certificate: &X509Certificate<'_>) -> AuthorityId {
+    let found = certificate
+        .extensions()
+        .iter()
+        .find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::AuthorityKeyIdentifier(of) => AuthorityId::try_from(of.key_identifier.as_ref()?.0).ok(),
+            _ => None,
+        });
+    found.unwrap_or_default()
+}
+
+/// Whether the authority that a certificate names has signed it, and is one of these. The name alone is what the signer
+/// has written there.
+pub(crate) fn is_signed_by_named(der: &[u8], roots: &[CertificateDer<'_>]) -> Result<bool, CertificateError> {
+    let certificate = parse_x509(der)?;
+    let named = issuer(&certificate);
+    for root in roots {
+        if authority_id(root).is_ok_and(|id| id == named) {
+            let root = parse_x509(root)?;
+            return Ok(certificate.verify_signature(Some(root.public_key())).is_ok());
+        }
+    }
+    Ok(false)
+}
+
+/// Whether, among these certificates, the authority `known` vouches for the authority `new`: there is a certificate of
+/// the new one's key under the known one's signature, for the same mesh.
+pub(crate) fn is_vouched_for(known: &[u8], new: &[u8], shown: &[Vec<u8>]) -> Result<bool, CertificateError> {
+    let (mesh, old, next) = (mesh_id_of_ca(known)?, parse_x509(known)?, parse_x509(new)?);
+    if mesh_id_of_ca(new)? != mesh || next.verify_signature(None).is_err() {
+        return Ok(false);
+    }
+    let vouches = |der: &Vec<u8>| {
+        let is_same_mesh = mesh_id_of_ca(der).is_ok_and(|found| found == mesh);
+        parse_x509(der).is_ok_and(|certificate| {
+            let is_of_key = certificate.public_key().raw == next.public_key().raw;
+            is_same_mesh && is_of_key && certificate.verify_signature(Some(old.public_key())).is_ok()
+        })
+    };
+    Ok(shown.iter().any(vouches))
+}
+
+/// Whether a certificate is signed by its own key.
+pub(crate) fn is_self_signed(der: &[u8]) -> bool {
+    parse_x509(der).is_ok_and(|certificate| certificate.is_ca() && certificate.verify_signature(None).is_ok())
+}
+
 /// The certificate does not name a member of a mesh.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateError {
@@ -87,9 +153,20 @@ pub struct MemberCertificate {
     pub not_before: i64,
     /// End of validity, seconds since 1970.
     pub not_after: i64,
+    /// The authority that has signed it.
+    pub authority: AuthorityId,
 }
 
+/// Certificates are valid from a day before they are signed, in seconds, so that a member whose clock lags by hours
+/// still joins.
+pub(crate) const BACKDATED: i64 = 24 * 3600;
+
 impl MemberCertificate {
+    /// When it was signed, in seconds since 1970, by the clock of the node that did.
+    pub fn issued_at(&self) -> i64 {
+        self.not_before.saturating_add(BACKDATED)
+    }
+
     /// Reads a certificate in DER: strictly, so that only certificates like those of [`MeshCa`](crate::MeshCa) are
     /// accepted.
     ///
@@ -119,6 +196,7 @@ impl MemberCertificate {
             key: Fingerprint::of(certificate.public_key().raw),
             not_before: certificate.validity().not_before.timestamp(),
             not_after: certificate.validity().not_after.timestamp(),
+            authority: issuer(&certificate),
         })
     }
 }

@@ -133,6 +133,16 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// Whether the node's certificate is of an authority that this host does not know.
+    #[must_use]
+    pub fn is_other_authority(&self) -> bool {
+        let problem = match self {
+            Self::NodeCertificate { problem, .. } => problem,
+            _ => return false,
+        };
+        matches!(problem, NodeCertificateProblem::OtherMesh { .. })
+    }
+
     /// Whether no node answered: the name, the network, the host or the port gave no connection.
     #[must_use]
     pub fn is_silence(&self) -> bool {

@@ -18,7 +18,7 @@ use crate::{
 pub struct Connection {
     inner: quinn::Connection,
     node: Arc<MemberCertificate>,
-    ca_der: Option<CertificateDer<'static>>,
+    authorities: Vec<Vec<u8>>,
     program: Arc<str>,
     fate: Arc<ConnectionEnd>,
     _watch: Arc<Watch>,
@@ -37,7 +37,7 @@ impl Connection {
         let fate = Arc::<ConnectionEnd>::default();
         Ok(Self {
             node: Arc::new(MemberCertificate::parse(&node)?),
-            ca_der: shown.next(),
+            authorities: shown.map(|der| der.to_vec()).collect(),
             program: welcome.program.into(),
             _watch: Arc::new(Watch::start(inner.clone(), fate.clone())),
             inner,
@@ -68,7 +68,13 @@ impl Connection {
     /// The certificate, in DER, that the node showed as its authority's. Only a [`JoinClient`](crate::JoinClient) has
     /// checked it; other clients know the authority from their identity.
     pub fn shown_ca_der(&self) -> Option<&[u8]> {
-        self.ca_der.as_deref()
+        self.authorities.first().map(Vec::as_slice)
+    }
+
+    /// The certificates, in DER, that the node showed behind its own: its authority's first; while that is rotated,
+    /// also another authority's, and the certificate by which one vouches for the other.
+    pub fn shown_authorities(&self) -> &[Vec<u8>] {
+        &self.authorities
     }
 
     /// The node's address.

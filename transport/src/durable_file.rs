@@ -85,6 +85,15 @@ pub(crate) fn write(directory: &Path, name: &str, content: &[u8], audience: Audi
         .map_err(io_error("syncing", directory))
 }
 
+/// Removes a file, if it is there.
+pub(crate) fn remove(directory: &Path, name: &str) -> Result<(), FileError> {
+    let path = directory.join(name);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("removing", &path)(error)),
+        _ => Ok(()),
+    }
+}
+
 /// Writes a file into a directory and removes it.
 pub(crate) fn try_out(directory: &Path) -> Result<(), FileError> {
     let name = ".tried";
@@ -140,6 +149,27 @@ pub(crate) fn read_pem(
         return Err(wrong(format!("holds a {:?}, not a {tag:?}", block.tag())));
     }
     Ok(Zeroizing::new(block.into_contents()))
+}
+
+/// Reads the PEM blocks of a public file, which must all have this tag; there is at least one.
+pub(crate) fn read_pems(directory: &Path, name: &str, tag: &str) -> Result<Vec<Vec<u8>>, FileError> {
+    let content = read(directory, name, Audience::Public)?;
+    let wrong = |what: String| FileError::Content {
+        path: directory.join(name),
+        what,
+    };
+    let blocks = pem::parse_many(content.as_slice()).map_err(|error| wrong(format!("is not PEM: {error}")))?;
+    match blocks.iter().find(|block| block.tag() != tag) {
+        Some(block) => Err(wrong(format!("holds a {:?}, not a {tag:?}", block.tag()))),
+        None if blocks.is_empty() => Err(wrong("is not PEM".to_owned())),
+        None => Ok(blocks.into_iter().map(pem::Pem::into_contents).collect()),
+    }
+}
+
+/// Writes public PEM blocks.
+pub(crate) fn write_pems(directory: &Path, name: &str, tag: &str, blocks: &[&[u8]]) -> Result<(), FileError> {
+    let blocks: Vec<pem::Pem> = blocks.iter().map(|der| pem::Pem::new(tag, *der)).collect();
+    write(directory, name, pem::encode_many(&blocks).as_bytes(), Audience::Public)
 }
 
 /// Writes one PEM block.

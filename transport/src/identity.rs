@@ -7,7 +7,9 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use zeroize::Zeroizing;
 
 use crate::{
-    certificate::{CertificateError, Fingerprint, MemberCertificate, mesh_id_of_ca, parse_x509},
+    certificate::{
+        CertificateError, Fingerprint, MemberCertificate, is_self_signed, is_vouched_for, mesh_id_of_ca, parse_x509,
+    },
     durable_file::{self, Audience, FileError},
     name::{MemberName, MeshId},
     role::Role,
@@ -17,6 +19,8 @@ use crate::{
 pub const CA_CERTIFICATE_FILE: &str = "ca.crt";
 /// The member's certificate.
 pub const CERTIFICATE_FILE: &str = "identity.crt";
+/// Other authorities, while the mesh's is rotated: a node has this file.
+pub const ROOTS_FILE: &str = "roots.crt";
 /// The member's private key.
 pub const KEY_FILE: &str = "identity.key";
 
@@ -105,6 +109,29 @@ impl KeyRequest {
         Fingerprint::of(&self.key.subject_public_key_info())
     }
 
+    /// The key of an earlier attempt that was kept under this name, if there is one.
+    ///
+    /// # Errors
+    /// The file is there and cannot be read.
+    pub fn kept(directory: &Path, name: &str) -> Result<Option<Self>, IdentityError> {
+        if !directory.join(name).exists() {
+            return Ok(None);
+        }
+        let key = durable_file::read_pem(directory, name, KEY_TAG, Audience::Owner)?;
+        Ok(Some(Self { key: read_key(&key)? }))
+    }
+
+    /// Keeps the key in a file with mode 0600, durable when it returns. With it, a host that is killed before the
+    /// answer comes asks again, and gets the same answer.
+    ///
+    /// # Errors
+    /// The file system refused.
+    pub fn keep(&self, directory: &Path, name: &str) -> Result<(), IdentityError> {
+        let key = Zeroizing::new(self.key.serialize_der());
+        durable_file::write_pem(directory, name, KEY_TAG, &key, Audience::Owner)?;
+        Ok(())
+    }
+
     /// The identity, once the authority has answered.
     ///
     /// # Errors
@@ -115,8 +142,25 @@ impl KeyRequest {
         certificate_der: &[u8],
         expected_ca: Fingerprint,
     ) -> Result<Identity, IdentityError> {
+        self.into_identity_under(ca_der, certificate_der, expected_ca, &[])
+    }
+
+    /// The same, where the authority may be a later one, for which the expected one vouches among the certificates that
+    /// the node has shown.
+    ///
+    /// # Errors
+    /// As [`KeyRequest::into_identity`].
+    pub fn into_identity_under(
+        self,
+        ca_der: &[u8],
+        certificate_der: &[u8],
+        expected_ca: Fingerprint,
+        shown: &[Vec<u8>],
+    ) -> Result<Identity, IdentityError> {
         let found = Fingerprint::of(ca_der);
-        if found != expected_ca {
+        let mut known = shown.iter().filter(|der| Fingerprint::of(der) == expected_ca);
+        let is_vouched = known.any(|known| is_vouched_for(known, ca_der, shown).unwrap_or_default());
+        if found != expected_ca && !is_vouched {
             return Err(IdentityError::OtherFingerprint {
                 expected: expected_ca,
                 found,
@@ -144,6 +188,8 @@ fn read_key(pkcs8: &[u8]) -> Result<KeyPair, IdentityError> {
 #[derive(Clone)]
 pub struct Identity {
     ca: CertificateDer<'static>,
+    /// Other authorities whose certificates count, and certificates by which one vouches for the other.
+    others: Vec<CertificateDer<'static>>,
     certificate: CertificateDer<'static>,
     key_pkcs8: Zeroizing<Vec<u8>>,
     member: MemberCertificate,
@@ -164,10 +210,49 @@ impl Identity {
     /// A file is missing, malformed, the key readable by others, or they do not belong together.
     pub fn load(directory: &Path) -> Result<Self, IdentityError> {
         let read = |name, tag, audience| durable_file::read_pem(directory, name, tag, audience);
-        let ca = read(CA_CERTIFICATE_FILE, CERTIFICATE_TAG, Audience::Public)?;
-        let certificate = read(CERTIFICATE_FILE, CERTIFICATE_TAG, Audience::Public)?;
+        let certificates = durable_file::read_pems(directory, CERTIFICATE_FILE, CERTIFICATE_TAG)?;
+        let (certificate, ca) = match certificates.as_slice() {
+            // A later authority comes with the certificate: one file is replaced by one rename.
+            [certificate, ca, ..] => (certificate.clone(), ca.clone()),
+            _ => (
+                read(CERTIFICATE_FILE, CERTIFICATE_TAG, Audience::Public)?.to_vec(),
+                read(CA_CERTIFICATE_FILE, CERTIFICATE_TAG, Audience::Public)?.to_vec(),
+            ),
+        };
         let key = read(KEY_FILE, KEY_TAG, Audience::Owner)?;
-        Self::from_parts(&ca, &certificate, key)
+        let mut identity = Self::from_parts(&ca, &certificate, key)?;
+        if directory.join(ROOTS_FILE).exists() {
+            let others = durable_file::read_pems(directory, ROOTS_FILE, CERTIFICATE_TAG)?;
+            identity.others = others.into_iter().map(CertificateDer::from).collect();
+        }
+        Ok(identity)
+    }
+
+    /// The same identity, which trusts these authorities as well and shows these certificates behind its own: in DER,
+    /// those of authorities and those by which one vouches for another.
+    #[must_use]
+    pub fn with_others(self, others: &[Vec<u8>]) -> Self {
+        let others = others.iter().cloned().map(CertificateDer::from).collect();
+        Self { others, ..self }
+    }
+
+    /// The certificates of [`Identity::with_others`], in DER.
+    pub fn others(&self) -> Vec<Vec<u8>> {
+        self.others.iter().map(|der| der.to_vec()).collect()
+    }
+
+    /// Writes the other authorities' certificates: durable when it returns.
+    ///
+    /// # Errors
+    /// The file system refused.
+    pub fn save_others(&self, directory: &Path) -> Result<(), IdentityError> {
+        if self.others.is_empty() {
+            durable_file::remove(directory, ROOTS_FILE)?;
+            return Ok(());
+        }
+        let others: Vec<&[u8]> = self.others.iter().map(AsRef::as_ref).collect();
+        durable_file::write_pems(directory, ROOTS_FILE, CERTIFICATE_TAG, &others)?;
+        Ok(())
     }
 
     /// Writes the three files, the key with mode 0600, into a directory, which is made if it is missing; durable when
@@ -230,6 +315,7 @@ impl Identity {
         }
         Ok(Self {
             ca: CertificateDer::from(ca_der.to_vec()),
+            others: Vec::new(),
             certificate: CertificateDer::from(certificate_der.to_vec()),
             key_pkcs8,
             member,
@@ -250,30 +336,63 @@ impl Identity {
     /// # Errors
     /// The certificate is not from the same authority, not for this key, or not for this name and role.
     pub fn renewed(&self, ca_der: &[u8], certificate_der: &[u8]) -> Result<Self, IdentityError> {
+        self.renewed_under(ca_der, certificate_der, &[])
+    }
+
+    /// The same member with a newer certificate, perhaps of a later authority: the present one must vouch for it among
+    /// the certificates that the node has shown.
+    ///
+    /// # Errors
+    /// As [`Identity::renewed`].
+    pub fn renewed_under(
+        &self,
+        ca_der: &[u8],
+        certificate_der: &[u8],
+        shown: &[Vec<u8>],
+    ) -> Result<Self, IdentityError> {
         let (expected, found) = (self.ca_fingerprint(), Fingerprint::of(ca_der));
-        if found != expected {
+        if found != expected && !is_vouched_for(&self.ca, ca_der, shown)? {
             return Err(IdentityError::OtherFingerprint { expected, found });
         }
-        let new = Self::from_parts(ca_der, certificate_der, self.key_pkcs8.clone())?;
-        if new.name() != self.name() || new.role() != self.role() {
+        self.reissued(ca_der, certificate_der)
+    }
+
+    /// The same member with another certificate of any authority of its mesh: for a node, which signs for itself and
+    /// goes by the catalog.
+    ///
+    /// # Errors
+    /// The certificate is not from this authority, the authority of another mesh, or the certificate not for this key,
+    /// name and role.
+    pub fn reissued(&self, ca_der: &[u8], certificate_der: &[u8]) -> Result<Self, IdentityError> {
+        let mut new = Self::from_parts(ca_der, certificate_der, self.key_pkcs8.clone())?;
+        new.others.clone_from(&self.others);
+        if new.mesh_id() != self.mesh_id() || new.name() != self.name() || new.role() != self.role() {
             let name = self.name().clone();
             return Err(IdentityError::OtherMember { name });
         }
         Ok(new)
     }
 
-    /// Replaces only the certificate, beside the existing key and authority: durable when it returns.
+    /// Replaces only the certificate, beside the existing key: durable when it returns. If the authority is another one
+    /// than the directory's, it is written into the same file, so that a crash leaves a usable pair.
     ///
     /// # Errors
     /// The file system refused.
     pub fn save_certificate(&self, directory: &Path) -> Result<(), IdentityError> {
-        durable_file::write_pem(
-            directory,
-            CERTIFICATE_FILE,
-            CERTIFICATE_TAG,
-            &self.certificate,
-            Audience::Public,
-        )?;
+        let known = durable_file::read_pem(directory, CA_CERTIFICATE_FILE, CERTIFICATE_TAG, Audience::Public)?;
+        let is_known = known.as_slice() == self.ca.as_ref();
+        let both = [self.certificate.as_ref(), self.ca.as_ref()];
+        let written = if is_known { &both[..1] } else { &both[..] };
+        durable_file::write_pems(directory, CERTIFICATE_FILE, CERTIFICATE_TAG, written)?;
+        if !is_known {
+            durable_file::write_pem(
+                directory,
+                CA_CERTIFICATE_FILE,
+                CERTIFICATE_TAG,
+                &self.ca,
+                Audience::Public,
+            )?;
+        }
         Ok(())
     }
 
@@ -322,8 +441,10 @@ impl Identity {
         &self.certificate
     }
 
-    pub(crate) fn ca(&self) -> &CertificateDer<'static> {
-        &self.ca
+    /// The authorities whose certificates count.
+    pub(crate) fn roots(&self) -> Vec<CertificateDer<'static>> {
+        let others = self.others.iter().filter(|der| is_self_signed(der));
+        std::iter::once(&self.ca).chain(others).cloned().collect()
     }
 
     pub(crate) fn key_pkcs8(&self) -> &[u8] {
@@ -335,9 +456,11 @@ impl Identity {
         vec![self.certificate.clone()]
     }
 
-    /// The certificate and its authority's, as a server shows them: a client that joins has to see the authority.
+    /// The certificate, its authority's and the other authorities', as a server shows them: a client that joins has to
+    /// see its authority, and a client that knows a former one has to see that it vouches for the new one.
     pub(crate) fn chain_with_ca(&self) -> Vec<CertificateDer<'static>> {
-        vec![self.certificate.clone(), self.ca.clone()]
+        let own = [self.certificate.clone(), self.ca.clone()];
+        own.into_iter().chain(self.others.iter().cloned()).collect()
     }
 
     pub(crate) fn private_key(&self) -> PrivateKeyDer<'static> {

@@ -52,7 +52,7 @@ pub mod wire_version;
 pub use account::Account;
 pub use ca::{CaError, MeshCa, key_of_request};
 pub use calls::Announced;
-pub use certificate::{CertificateError, Fingerprint, MemberCertificate};
+pub use certificate::{AuthorityId, CertificateError, Fingerprint, MemberCertificate};
 pub use client::{Client, ConnectError, JoinClient};
 pub use connection::Connection;
 pub use identity::{Identity, IdentityError, KeyRequest};

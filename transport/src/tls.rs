@@ -23,7 +23,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::{
-    certificate::{Fingerprint, MemberCertificate, mesh_id_of_ca},
+    certificate::{Fingerprint, MemberCertificate, is_signed_by_named, mesh_id_of_ca},
     identity::Identity,
     name::MeshId,
     role::Role,
@@ -89,21 +89,24 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     })
 }
 
-fn roots_of(ca: &CertificateDer<'static>) -> Result<Arc<RootCertStore>, Error> {
+fn roots_of(authorities: Vec<CertificateDer<'static>>) -> Result<Arc<RootCertStore>, Error> {
     let mut roots = RootCertStore::empty();
-    roots.add(ca.clone())?;
+    for authority in authorities {
+        roots.add(authority)?;
+    }
     Ok(Arc::new(roots))
 }
 
 /// A node's side: clients show a certificate of this mesh or none. The ALPN check decides on a client without one.
 pub(crate) fn server_config(identity: &Identity) -> Result<QuicServerConfig, TlsSetupError> {
     let provider = provider();
-    let inner = WebPkiClientVerifier::builder_with_provider(roots_of(identity.ca())?, provider.clone())
+    let inner = WebPkiClientVerifier::builder_with_provider(roots_of(identity.roots())?, provider.clone())
         .allow_unauthenticated()
         .build()?;
     let verifier = Arc::new(MemberVerifier {
         inner,
         mesh_id: identity.mesh_id().clone(),
+        roots: identity.roots(),
     });
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
@@ -127,7 +130,7 @@ impl MemberClientConfig {
     pub(crate) fn new(identity: &Identity) -> Result<Self, TlsSetupError> {
         let provider = provider();
         let verifier =
-            WebPkiServerVerifier::builder_with_provider(roots_of(identity.ca())?, provider.clone()).build()?;
+            WebPkiServerVerifier::builder_with_provider(roots_of(identity.roots())?, provider.clone()).build()?;
         let mut base = rustls::ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])?
             .with_webpki_verifier(verifier.clone())
@@ -184,11 +187,13 @@ fn refuse(reason: impl std::error::Error + Send + Sync + 'static) -> Error {
 }
 
 /// A server's check of a client's certificate: webpki checks chain and purpose; then the client must be a member of
-/// this mesh.
+/// this mesh, and its certificate signed by the authority that it names: webpki does not look at that name, and a thief
+/// of the former authority's key would name the new one.
 #[derive(Debug)]
 struct MemberVerifier {
     inner: Arc<dyn ClientCertVerifier>,
     mesh_id: MeshId,
+    roots: Vec<CertificateDer<'static>>,
 }
 
 impl ClientCertVerifier for MemberVerifier {
@@ -212,7 +217,8 @@ impl ClientCertVerifier for MemberVerifier {
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.inner.verify_client_cert(end_entity, intermediates, now)?;
         let member = MemberCertificate::parse(end_entity).map_err(refuse)?;
-        if member.mesh_id != self.mesh_id {
+        let is_signed = is_signed_by_named(end_entity, &self.roots).map_err(refuse)?;
+        if member.mesh_id != self.mesh_id || !is_signed {
             return Err(Error::InvalidCertificate(TlsCertificateError::UnknownIssuer));
         }
         Ok(verified)
@@ -246,13 +252,13 @@ impl ClientCertVerifier for MemberVerifier {
 fn verify_node(
     webpki: &WebPkiServerVerifier,
     mesh_id: &MeshId,
-    end_entity: &CertificateDer<'_>,
+    (end_entity, shown): (&CertificateDer<'_>, &[CertificateDer<'_>]),
     server_name: &ServerName<'_>,
     now: UnixTime,
 ) -> Result<ServerCertVerified, NodeCertificateProblem> {
-    // A mesh has no intermediates: the authority signs members directly.
+    // An authority signs members directly; between them is at most a later authority, for which it vouches.
     let verified = webpki
-        .verify_server_cert(end_entity, &[], server_name, &[], now)
+        .verify_server_cert(end_entity, shown, server_name, &[], now)
         .map_err(|error| problem_of(error, mesh_id))?;
     let member = MemberCertificate::parse(end_entity)
         .map_err(|error| NodeCertificateProblem::Unacceptable(error.to_string()))?;
@@ -300,13 +306,19 @@ impl ServerCertVerifier for NodeVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
+        intermediates: &[CertificateDer<'_>],
         server_name: &ServerName<'_>,
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        verify_node(&self.inner, &self.mesh_id, end_entity, server_name, now)
-            .map_err(|problem| leave(&self.verdict, problem))
+        verify_node(
+            &self.inner,
+            &self.mesh_id,
+            (end_entity, intermediates),
+            server_name,
+            now,
+        )
+        .map_err(|problem| leave(&self.verdict, problem))
     }
 
     fn verify_tls12_signature(
@@ -357,11 +369,11 @@ impl PinnedVerifier {
                 expected: self.expected,
             })?;
         let mesh_id = mesh_id_of_ca(ca).map_err(|error| unacceptable(&error))?;
-        let roots = roots_of(&ca.clone().into_owned()).map_err(|error| unacceptable(&error))?;
+        let roots = roots_of(vec![ca.clone().into_owned()]).map_err(|error| unacceptable(&error))?;
         let webpki = WebPkiServerVerifier::builder_with_provider(roots, self.provider.clone())
             .build()
             .map_err(|error| unacceptable(&error))?;
-        verify_node(&webpki, &mesh_id, end_entity, server_name, now)
+        verify_node(&webpki, &mesh_id, (end_entity, shown), server_name, now)
     }
 }
 

@@ -7,7 +7,7 @@ use crate::exit::ExitCode;
 use crate::output::{self, OutputFormat, harmless, timestamp};
 use crate::settings;
 use pgmesh_client::mesh::Mesh;
-use pgmesh_protocol::{CertificateInfo, Failure, ListCertificates, RevokeCertificates, now_unix};
+use pgmesh_protocol::{AuthorityMove, CertificateInfo, Failure, ListCertificates, RevokeCertificates, now_unix};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -53,22 +53,9 @@ pub async fn revoke(config: &Config) -> Result<ExitCode, Failure> {
         force: config.flag("force"),
     };
     let mesh = Mesh::connect(settings::access::of(config)?).await?;
-    if !revoke.force && !all(&mesh).await?.iter().any(|one| one.name.eq_ignore_ascii_case(&name)) {
-        return Err(unknown(&name));
-    }
     let revoked = mesh.call(&revoke).await?;
     output::print(&outcome(&name, revoked.certificates))?;
     Ok(ExitCode::Ok)
-}
-
-/// A mistyped name would be barred, and the certificate that was meant would go on.
-fn unknown(name: &str) -> Failure {
-    Failure::new(ExitCode::CommandInvalid, format!("no certificate of {name} is known"))
-        .because("the catalog notes a certificate when it is issued, renewed or used")
-        .remedy(
-            "see 'pgmesh client list'; a node and its administrator go with 'pgmesh node remove'; with --force the name is \
-             barred all the same: no node serves certificates of that name that were issued before",
-        )
 }
 
 fn outcome(name: &str, certificates: u32) -> String {
@@ -107,6 +94,11 @@ fn json(certificate: &CertificateInfo, now: i64) -> Value {
         "renewed": certificate.renewed_at,
         "expires": certificate.not_after,
         "state": state(certificate, now),
+        "authority": match certificate.move_to_next {
+            AuthorityMove::Done => "present",
+            AuthorityMove::Due => "former",
+            AuthorityMove::Barred => "suspect",
+        },
         "revoked": certificate.revoked.as_ref().map(|revoked| json!({
             "at": revoked.at,
             "by": revoked.by,
@@ -133,6 +125,11 @@ fn row(certificate: &CertificateInfo, now: i64) -> Vec<String> {
             let _ = write!(state, ": {}", harmless(&revoked.why));
         }
     }
+    state.push_str(match certificate.move_to_next {
+        AuthorityMove::Done => "",
+        AuthorityMove::Due => ", has not moved to the new authority",
+        AuthorityMove::Barred => ", first seen during the rotation: has to join again",
+    });
     vec![
         certificate.name.clone(),
         certificate.role.clone(),
@@ -164,12 +161,13 @@ mod tests {
                 by: "admin n1 (00)".to_owned(),
                 why: "disk stolen".to_owned(),
             }),
+            move_to_next: AuthorityMove::Done,
         }
     }
 
     #[test]
     fn the_list_is_a_table_for_people_and_keys_for_programs() {
-        let all = [
+        let mut all = [
             certificate("db1", 2_000_000_000, false),
             certificate("db2", 2_000_000_000, true),
             certificate("db3", 1_800_000_000, false),
@@ -192,6 +190,9 @@ mod tests {
             (&json!("revoked"), &json!("disk stolen"))
         );
         assert_eq!(json["key"], "ab".repeat(32));
+        all[0].move_to_next = AuthorityMove::Due;
+        assert!(super::text(&all, 1_900_000_000).contains("valid, has not moved to the new authority"));
+        assert_eq!(super::json(&all[0], 1_900_000_000)["authority"], "former");
     }
 
     #[test]

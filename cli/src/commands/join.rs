@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::output;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure, JoinRequest};
-use pgmesh_transport::{Identity, JoinToken, KeyRequest, Role};
+use pgmesh_transport::{Identity, JoinToken, Role};
 
 /// Joins.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
@@ -26,16 +26,14 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let crypto = |what: &'static str| {
         move |error: pgmesh_transport::IdentityError| Failure::new(ExitCode::Crypto, what).because(chain(&error))
     };
-    let request = KeyRequest::generate().map_err(crypto("a key cannot be made"))?;
+    // Before the token is used up: its name would be taken by a key that nobody has.
+    let request = pgmesh_node::pending_key(directory, &token, "identity").map_err(|failure| {
+        failure
+            .remedy("run pgmesh join as the user that owns it, or give another identity-path; the token is still good")
+    })?;
     let csr = request
         .csr_der()
         .map_err(crypto("a certificate request cannot be made"))?;
-    // Before the token is used up: its name would be taken by a key that nobody has.
-    Identity::prepare(directory).map_err(|error| {
-        Failure::new(ExitCode::FileOpen, format!("{} cannot be written", directory.display()))
-            .because(chain(&error))
-            .remedy("run pgmesh join as the user that owns it, or give another identity-path; the token is still good")
-    })?;
     let join = JoinRequest {
         token_id: token.id,
         secret: token.secret.clone(),
@@ -46,13 +44,20 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
             .into(),
         node: None,
     };
-    let (_, accepted) = pgmesh_node::redeem_by_token(&token, &join).await?;
+    let redeemed = pgmesh_node::redeem_by_token(&token, &join).await?;
+    let accepted = redeemed.accepted;
     let identity = request
-        .into_identity(&accepted.ca, &accepted.certificate, token.ca_fingerprint)
+        .into_identity_under(
+            &accepted.ca,
+            &accepted.certificate,
+            token.ca_fingerprint,
+            &redeemed.shown,
+        )
         .map_err(crypto("the node's answer does not match the join token"))?;
     identity
         .save(directory)
         .map_err(crypto("the identity cannot be saved"))?;
+    pgmesh_node::forget_pending_keys(directory);
     output::print(&format!(
         "joined mesh {} as {} {}; identity in {}",
         identity.mesh_id(),

@@ -4,6 +4,7 @@ mod annotate;
 mod archive_forget;
 mod archive_get;
 mod archive_push;
+mod authority;
 mod backup;
 mod catalog_rebuild;
 mod check;
@@ -92,6 +93,7 @@ async fn dispatch(config: &Config) -> Result<ExitCode, Failure> {
         Command::Check => check::run(config).await,
         Command::ClientList => client::list(config).await,
         Command::ClientRevoke => client::revoke(config).await,
+        Command::MeshRotateCa => authority::rotate(config).await,
         Command::Doctor => doctor::run(config).await,
         Command::Expire => expire::run(config).await,
         Command::Hold => hold::hold(config).await,

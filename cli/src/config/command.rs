@@ -25,6 +25,7 @@ pub enum Command {
     Check,
     ClientList,
     ClientRevoke,
+    MeshRotateCa,
     Completions,
     Doctor,
     Expire,

@@ -34,6 +34,9 @@ pub struct MeshCache {
     pub strangers: Vec<Stranger>,
     /// When a new certificate was asked for last, Unix seconds.
     pub renewal_asked: Option<i64>,
+    /// Whether the node that was reached last had a certificate of another authority than this host: the mesh's
+    /// authority is being rotated.
+    pub is_other_authority: bool,
 }
 
 /// A node.

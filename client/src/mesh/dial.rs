@@ -6,7 +6,7 @@ use super::race::{Outcome, race};
 use super::{Mesh, reached};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure};
-use pgmesh_transport::ConnectError;
+use pgmesh_transport::{Client, ConnectError};
 use std::time::Duration;
 
 /// The next node is dialled when the one before has not answered for this long.
@@ -27,8 +27,9 @@ impl Mesh {
                     .map(move |address| (candidate, address.as_str()))
             })
             .collect();
+        let present = self.present_client();
         let dial = |(_, address): &(&Candidate, &str)| {
-            let (client, address) = (self.client.clone(), (*address).to_owned());
+            let (client, address) = (present.clone(), (*address).to_owned());
             async move { client.connect(&address).await }
         };
         match race(&runners, STAGGER, ROUND, dial).await {
@@ -45,6 +46,9 @@ impl Mesh {
                 let address = runners.get(winner).map(|(_, address)| *address);
                 let link = Link::new(prize, address.unwrap_or_default().to_owned());
                 self.nodes.raced(&beaten, Some(reached(&link)));
+                let shown = link.connection.shown_ca_der();
+                let own = present.identity().ca_der();
+                self.nodes.saw_authority(shown.is_some_and(|shown| shown != own));
                 Ok(link)
             }
             Outcome::Lost { failed, silent } => {
@@ -57,10 +61,24 @@ impl Mesh {
             }
         }
     }
+
+    /// The client with the certificate that this host has now: a command that runs for hours may have outlived one, and
+    /// its authority.
+    fn present_client(&self) -> Client {
+        let renewed = self.access.identity().ok().filter(|identity| {
+            let own = self.client.identity();
+            identity.member().key == own.member().key && identity.fingerprint() != own.fingerprint()
+        });
+        let client = renewed.and_then(|identity| Client::new(&identity).ok());
+        client.unwrap_or_else(|| self.client.clone())
+    }
 }
 
 const JOIN_AGAIN: &str =
     "join again with a new token: 'pgmesh invite' on a node, then 'pgmesh join --force TOKEN' here";
+
+const OTHER_AUTHORITY: &str = "check mesh-node; if the mesh's authority was rotated meanwhile, join again with a new \
+                               token: 'pgmesh invite' on a node, then 'pgmesh join --force TOKEN' here";
 
 fn unreachable<'a>(failed: &[(usize, ConnectError)], silent: impl Iterator<Item = &'a str>) -> Failure {
     // A node that has not heard of it yet would have let this host in: what one node says counts.
@@ -78,8 +96,13 @@ fn unreachable<'a>(failed: &[(usize, ConnectError)], silent: impl Iterator<Item 
     let before = reasons.len();
     reasons.extend(silent.map(|address| format!("connecting to {address}: no answer")));
     let may_change = !refused_by_all || reasons.len() > before;
+    let of_others = failed.iter().filter(|(_, error)| error.is_other_authority());
+    let remedy = match of_others.count() {
+        some if some > 0 && some == failed.len() => OTHER_AUTHORITY,
+        _ => "check mesh-node, and that 'pgmesh node start' runs there",
+    };
     let failure = Failure::new(ExitCode::HostConnect, "no node of the mesh can be reached")
         .because(reasons.join("; "))
-        .remedy("check mesh-node, and that 'pgmesh node start' runs there");
+        .remedy(remedy);
     if may_change { failure.again() } else { failure }
 }

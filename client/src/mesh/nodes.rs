@@ -79,6 +79,16 @@ impl Nodes {
         });
     }
 
+    /// Notes whether the reached node's authority is another one than this host's.
+    pub fn saw_authority(&self, is_other: bool) {
+        self.update(|cache| cache.is_other_authority = is_other);
+    }
+
+    /// Whether the node that was reached last had another authority.
+    pub fn is_other_authority(&self) -> bool {
+        self.lock().is_other_authority
+    }
+
     /// When a new certificate was asked for last, Unix seconds.
     pub fn renewal_asked(&self) -> Option<i64> {
         self.lock().renewal_asked

@@ -247,11 +247,13 @@ impl Served {
             }
             Request::GetChunk(get) => {
                 let read = node.reads.get_chunk(Reader::of(&self.peer), get).await;
-                ex.reply_with_body::<GetChunk>(read.map(|(head, body)| (head, Some(body)))).await
+                ex.reply_with_body::<GetChunk>(read.map(|(head, body)| (head, Some(body))))
+                    .await
             }
             Request::GetPieces(get) => {
                 let read = node.reads.get_pieces(Reader::of(&self.peer), get).await;
-                ex.reply_with_body::<GetPieces>(read.map(|(head, body)| (head, Some(body)))).await
+                ex.reply_with_body::<GetPieces>(read.map(|(head, body)| (head, Some(body))))
+                    .await
             }
             other => self.administer(other, ex).await,
         }

@@ -5,8 +5,9 @@ use crate::exchange::Exchange;
 use crate::services::Comer;
 use pgmesh_protocol::{
     Announce, BODY_LIMIT, BeginAnew, CONSENSUS_LIMIT, ChangeNode, CollectGarbage, Consensus, DeleteObject, ExitCode,
-    Failure, GetAuthority, GetNodeStatus, GetStatus, JoinRequest, ListCertificates, ListNodes, MayLeave, ReadObject,
-    RenewCertificate, Request, RevokeCertificates, StoreObject, SyncRepository, Vouch,
+    Failure, GetAuthority, GetAuthorityOf, GetNodeStatus, GetStatus, JoinRequest, ListCertificates, ListNodes,
+    MayLeave, ReadObject, RenewCertificate, Request, RevokeCertificates, RotateAuthority, StoreObject, SyncRepository,
+    Vouch,
 };
 use pgmesh_storage::wire;
 use pgmesh_transport::StreamError;
@@ -33,6 +34,10 @@ impl Served {
                     Err(failure) => Err(failure),
                 };
                 ex.logged::<RevokeCertificates>(revoked).await
+            }
+            Request::RotateAuthority(asked) => {
+                let told = node.membership.rotate_authority(actor, asked).await;
+                ex.logged::<RotateAuthority>(told).await
             }
             Request::ListNodes(_) => ex.reply::<ListNodes>(node.membership.list_nodes()).await,
             Request::ChangeNode(ChangeNode { name, change }) => {
@@ -98,7 +103,11 @@ impl Served {
                 let heard = self.member().and_then(|member| node.membership.hear(member, &announce));
                 ex.logged::<Announce>(heard).await
             }
-            Request::Authority(_) => ex.logged::<GetAuthority>(node.hand_over_authority()).await,
+            Request::Authority(_) => ex.logged::<GetAuthority>(node.membership.hand_over_authority()).await,
+            Request::AuthorityOf(asked) => {
+                let key = node.membership.hand_over_one(&asked.authority);
+                ex.logged::<GetAuthorityOf>(key).await
+            }
             Request::BeginAnew(begin) => {
                 let number = match self.member() {
                     Ok(member) => node.membership.renumber(member, begin).await,

@@ -2,7 +2,8 @@
 //! joins, certificates, and nodes that are drained or removed.
 //!
 //! `leading.rs` makes the Raft group follow the catalog, by the pure steps of `membership/group.rs`. `announcing.rs`
-//! tells the others where this node is, `renewal.rs` renews certificates, `certificates.rs` notes and revokes them,
+//! tells the others where this node is, `renewal.rs` renews certificates, `rotation.rs` moves them to another
+//! authority, `certificates.rs` notes and revokes them,
 //! `shut_out.rs` refuses members that were removed or revoked. `services/{admin,joining}.rs` invite and admit,
 //! `services/members.rs` lists nodes and changes their part.
 
@@ -29,6 +30,11 @@ pub struct Membership {
     pub(crate) failed_joins: FailedJoins,
     /// The position of the last revocation that this node has applied.
     pub(crate) revocations: watch::Sender<LogIndex>,
+    /// Held while this node's identity is read, renewed and written: a renewal and a rotation would write over each
+    /// other's files.
+    pub(crate) identity_files: std::sync::Mutex<()>,
+    /// Held while the authorities' keys on this node's disk change.
+    pub(crate) authorities: Mutex<()>,
     identity: RwLock<Identity>,
 }
 
@@ -48,6 +54,8 @@ impl Membership {
             lead: Mutex::default(),
             failed_joins: FailedJoins::default(),
             revocations: watch::Sender::default(),
+            identity_files: std::sync::Mutex::default(),
+            authorities: Mutex::default(),
             identity: RwLock::new(identity),
         }
     }

@@ -68,6 +68,8 @@ pub(super) fn rests(request: &Request) -> Rests {
         | Request::Raft(_)
         | Request::Announce(_)
         | Request::Authority(_)
+        | Request::AuthorityOf(_)
+        | Request::RotateAuthority(_)
         | Request::NodeStatus(_)
         | Request::StoreObject(_)
         | Request::ReadObject(_)

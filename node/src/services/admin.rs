@@ -122,7 +122,10 @@ impl Membership {
         let key = self.check_join(&join, &name, &known)?;
         // Not before: a token that was used up must not keep others out.
         comer.place.inspect(|place| place.has_token());
-        let authority = self.authority()?;
+        let authority = match role {
+            Role::Node => self.authority_of_nodes()?,
+            _ => self.authority()?,
+        };
         let not_after = now_unix().saturating_add(i64::try_from(CERTIFICATE_VALIDITY.as_secs()).unwrap_or(i64::MAX));
         let certificate = authority
             .sign_csr(&join.csr, &role, &name, CERTIFICATE_VALIDITY)
@@ -137,17 +140,20 @@ impl Membership {
         };
         let command = match join.node {
             // The level may have risen since the token was made.
-            None if is_noted || self.notes_certificates()? => Command::IssueCertificate(Box::new(IssueCertificate {
-                redemption,
-                name: name.to_string(),
-                key: key.0,
-                not_after,
-            })),
+            None if is_noted || self.notes_certificates()? => {
+                let issue = IssueCertificate {
+                    redemption,
+                    name: name.to_string(),
+                    key: key.0,
+                    not_after,
+                };
+                self.issue_command(issue, &authority)?
+            }
             None => Command::RedeemToken {
                 redemption,
                 name: name.to_string(),
             },
-            Some(new) => self.admission(&name, new, redemption).await?,
+            Some(new) => self.admission(&name, new, redemption, &authority).await?,
         };
         match self.catalog.propose(&format!("joining {name}"), command).await? {
             Reply::Joined { certificate, node_id } => self.accepted(&name, certificate, node_id),
@@ -157,8 +163,8 @@ impl Membership {
 
     fn accepted(&self, name: &MemberName, certificate: Vec<u8>, node_id: Option<u64>) -> Result<JoinAccepted, Failure> {
         Ok(JoinAccepted {
+            ca: self.authority_behind(&certificate)?,
             certificate,
-            ca: self.authority()?.certificate_der().to_vec(),
             nodes: self.token_addresses(),
             node: node_id.map(|node_id| JoinedNode {
                 node_id,
@@ -168,14 +174,33 @@ impl Membership {
         })
     }
 
-    async fn admission(&self, name: &MemberName, new: NewNode, redemption: Redemption) -> Result<Command, Failure> {
+    /// The certificate of the authority that has signed a certificate. The answer of a join that comes again may be of
+    /// an earlier one than signs now.
+    fn authority_behind(&self, certificate: &[u8]) -> Result<Vec<u8>, Failure> {
+        let by = MemberCertificate::parse(certificate).map_err(|error| {
+            Failure::new(ExitCode::Crypto, "the new certificate cannot be read").because(chain(&error))
+        })?;
+        let rotation = self.catalog.view().rotation()?;
+        match rotation.and_then(|known| known.certificate_of(&by.authority).map(<[u8]>::to_vec)) {
+            Some(known) => Ok(known),
+            None => Ok(self.authority()?.certificate_der().to_vec()),
+        }
+    }
+
+    async fn admission(
+        &self,
+        name: &MemberName,
+        new: NewNode,
+        redemption: Redemption,
+        authority: &MeshCa,
+    ) -> Result<Command, Failure> {
         self.check_new_node(name, &new).await?;
         let key = MemberCertificate::parse(&redemption.certificate)
             .map_err(|error| {
                 Failure::new(ExitCode::Crypto, "the new certificate cannot be read").because(chain(&error))
             })?
             .key;
-        Ok(Command::AdmitNode(Box::new(AdmitNode {
+        let admit = AdmitNode {
             redemption,
             name: node_name(name)?,
             region: new.region.into(),
@@ -184,7 +209,8 @@ impl Membership {
             administrator: new.administrator,
             program: new.program.into(),
             catalog_format: new.catalog_format,
-        })))
+        };
+        self.admit_command(admit, authority)
     }
 
     /// A name that is taken by a node that lives must not be given to another.
@@ -258,16 +284,6 @@ impl Membership {
             }
         }
         addresses
-    }
-
-    pub(crate) fn authority(&self) -> Result<MeshCa, Failure> {
-        MeshCa::load(&self.layout.ca()).map_err(|error| {
-            Failure::new(
-                ExitCode::Crypto,
-                "the mesh's certificate authority cannot be read on this node",
-            )
-            .because(chain(&error))
-        })
     }
 }
 

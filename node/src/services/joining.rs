@@ -5,14 +5,17 @@
 //! is not signed yet. Nothing enters the Raft log for a token that nobody knows, that has expired, or was used for
 //! another request.
 
-use crate::certificates::noted_role;
 use crate::membership::Membership;
+use crate::rotation::id_of;
 use crate::services::admin::node_name;
-use crate::worth::revocation;
+use crate::worth::{noted_role, revocation};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{CreateInvite, ExitCode, Failure, JoinRequest, now_unix};
-use pgmesh_raft::{CERTIFICATES, CatalogError, Redeemed, Refusal, TokenId, TokenRecord, TokenRole, View};
-use pgmesh_transport::{Fingerprint, JoinPlace, MemberName, Role, key_of_request};
+use pgmesh_raft::command::{AdmitNode, AdmitUnder, AuthorityCommand, IssueCertificate, IssueUnder};
+use pgmesh_raft::{
+    AUTHORITIES, CERTIFICATES, CatalogError, Command, Redeemed, Refusal, TokenId, TokenRecord, TokenRole, View,
+};
+use pgmesh_transport::{Fingerprint, JoinPlace, MemberCertificate, MemberName, MeshCa, Role, key_of_request};
 use std::net::IpAddr;
 
 /// Where a join comes from.
@@ -162,7 +165,13 @@ impl Membership {
         }
         let (view, key) = (self.catalog.view(), requested_key(join)?.0);
         let Some(number) = used.node_id else {
-            return match revocation(&view, &key, name.as_str())? {
+            let certificate = MemberCertificate::parse(&used.certificate).map_err(|error| {
+                Failure::new(ExitCode::Crypto, "the certificate of the join cannot be read").because(chain(&error))
+            })?;
+            if certificate.key.0 != key {
+                return other();
+            }
+            return match revocation(&view, &certificate)? {
                 Some(_) => Err(refused(Refusal::CertificateRevoked(name.to_string()))),
                 None => Ok(()),
             };
@@ -198,6 +207,24 @@ impl Membership {
             self.refuse_taken(name.as_str(), &key.0)?;
         }
         Ok(key)
+    }
+
+    /// The command that notes a certificate that this authority has signed for a join.
+    pub(super) fn issue_command(&self, issue: IssueCertificate, authority: &MeshCa) -> Result<Command, Failure> {
+        if self.catalog.view().levels()?.current < AUTHORITIES {
+            return Ok(Command::IssueCertificate(Box::new(issue)));
+        }
+        let authority = id_of(authority)?;
+        Ok(AuthorityCommand::Issue(IssueUnder { issue, authority }).into())
+    }
+
+    /// The command that admits a node whose certificate this authority has signed.
+    pub(super) fn admit_command(&self, admit: AdmitNode, authority: &MeshCa) -> Result<Command, Failure> {
+        if self.catalog.view().levels()?.current < AUTHORITIES {
+            return Ok(Command::AdmitNode(Box::new(admit)));
+        }
+        let authority = id_of(authority)?;
+        Ok(AuthorityCommand::Admit(AdmitUnder { admit, authority }).into())
     }
 
     /// `apply` decides; this keeps a join that is refused for certain out of the log.

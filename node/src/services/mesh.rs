@@ -80,6 +80,7 @@ impl Node {
             level: self.catalog.view().levels()?.current,
             next_voters: self.next_voters(&nodes),
             round_trips: trips,
+            rotation: crate::rotation::under_way(&view)?,
             lost: self.janitor.lost_report(&view, |_| true).await?,
             holes: self.archive.holes(&view, None, |_| true).await?,
             repositories,

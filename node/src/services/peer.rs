@@ -7,8 +7,8 @@ use crate::services::joined;
 use bytes::Bytes;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{
-    AuthorityKey, DeleteObject, ExitCode, Failure, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind, StoreObject,
-    StoredAt, TargetOutcome,
+    DeleteObject, ExitCode, Failure, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind, StoreObject, StoredAt,
+    TargetOutcome,
 };
 use pgmesh_runtime::tasks;
 use pgmesh_storage::{Payload, RepoKey};
@@ -115,15 +115,6 @@ impl Node {
             Ok(deleted) => deleted.map_err(|error| remote_error(&error)),
             Err(_) => Err(unavailable("it did not answer in time".to_owned())),
         }
-    }
-
-    /// The mesh's authority, for another node.
-    pub(crate) fn hand_over_authority(&self) -> Result<AuthorityKey, Failure> {
-        let authority = self.membership.authority()?;
-        Ok(AuthorityKey {
-            certificate: authority.certificate_der().to_vec(),
-            key: authority.key_pkcs8().to_vec(),
-        })
     }
 
     fn not_here(&self, repo: RepoKey) -> String {

@@ -4,21 +4,25 @@
 //! given up by a clock, but only where there are too many; and the name stays in table `RevokedNames`: a key that has
 //! no row is refused under it, also one that this catalog has never seen. A later join under the name has a row.
 
-use super::{Base, Outcome, Step, token};
-use crate::command::{IssueCertificate, NoteCertificate, RevokeCertificates};
+mod room;
+
+use super::{Base, Outcome, Step, rotation, token};
+use crate::command::{IssueCertificate, IssueUnder, NoteCertificate, NoteIssued, RevokeCertificates};
 use crate::error::ReadError;
 use crate::key;
 use crate::limits;
 use crate::model::{
-    CertificateRecord, CertificateRole, Levels, NodeRecord, Revocation, TokenRecord, TokenRole, short_key,
+    AuthorityId, CertificateRecord, CertificateRole, Levels, NodeRecord, Revocation, TokenRecord, TokenRole, short_key,
 };
-use crate::refusal::Refusal;
+use crate::refusal::{AuthorityRefusal, Refusal};
 use crate::reply::Reply;
 use crate::table::Table;
 use std::collections::BTreeSet;
 
 /// The apply level that knows certificates.
 pub const CERTIFICATES: u32 = 2;
+/// The apply level that knows when a certificate was issued, and by which authority.
+pub const AUTHORITIES: u32 = 3;
 
 /// For so long after its end a certificate's row is listed where there is room, in seconds.
 const KEPT: i64 = 30 * 24 * 3600;
@@ -29,12 +33,32 @@ type Rows = Vec<([u8; 32], CertificateRecord)>;
 
 /// Refuses a command that the catalog's level does not know.
 pub(super) fn need_level<B: Base>(step: &Step<'_, '_, B>, level: u32) -> Outcome<()> {
-    let known: Levels = step.txn.record(Table::Mesh, key::LEVELS)?.unwrap_or_default();
-    if known.current < level {
-        let current = known.current;
-        return Err(Refusal::NeedsLevel { level, current }.into());
+    match current_level(step)? {
+        current if current < level => Err(Refusal::NeedsLevel { level, current }.into()),
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// The catalog's level.
+pub(super) fn current_level<B: Base>(step: &Step<'_, '_, B>) -> Result<u32, ReadError> {
+    let known: Levels = step.txn.record(Table::Mesh, key::LEVELS)?.unwrap_or_default();
+    Ok(known.current)
+}
+
+/// Uses a token up for a certificate of this authority.
+pub(super) fn issue_under<B: Base>(step: &mut Step<'_, '_, B>, given: IssueUnder) -> Outcome {
+    let IssueUnder {
+        issue: new,
+        authority: issuer,
+    } = given;
+    let (key, certificate) = (new.key, new.redemption.certificate.clone());
+    rotation::refuse_other(step, &issuer)?;
+    let reply = issue(step, new)?;
+    // Not for a request that has come again: its answer is the first certificate.
+    if matches!(&reply, Reply::Joined { certificate: joined, .. } if *joined == certificate) {
+        put_issuer(step, &key, &issuer);
+    }
+    Ok(reply)
 }
 
 /// Uses a token up for a certificate.
@@ -89,7 +113,7 @@ pub(super) fn issue<B: Base>(step: &mut Step<'_, '_, B>, issue: IssueCertificate
         record.role,
         short_key(&key)
     ));
-    put(step, &key, &record);
+    put(step, &key, &record)?;
     Ok(reply)
 }
 
@@ -167,8 +191,63 @@ fn refuse_name_of_node<B: Base>(step: &Step<'_, '_, B>, name: &str) -> Outcome<(
     }
 }
 
-/// A certificate was renewed, or one is in use that the catalog does not know: it was issued at an earlier level.
+/// A certificate was renewed, or one is in use that the catalog does not know: it was issued at an earlier level. Its
+/// authority is not named: a node that has not heard of the later level must not wash away what that knows.
 pub(super) fn note<B: Base>(step: &mut Step<'_, '_, B>, note: NoteCertificate) -> Outcome {
+    let Some(now) = rotation::known(step)? else {
+        return note_at(step, note, None);
+    };
+    if note.is_renewed {
+        return Err(AuthorityRefusal::OtherAuthority.into());
+    }
+    let key = note.key;
+    let is_new = rotation::issuer(step, &key)?.is_none() && find(step, &key)?.is_none();
+    let reply = note_at(step, note, None)?;
+    if is_new && now.is_under_way() {
+        put_issuer(step, &key, &rotation::FIRST_SEEN);
+    }
+    Ok(reply)
+}
+
+/// As [`note`], with the time of issue and the authority.
+pub(super) fn note_issued<B: Base>(step: &mut Step<'_, '_, B>, given: NoteIssued) -> Outcome {
+    let NoteIssued {
+        certificate,
+        issued_at,
+        authority: by,
+    } = given;
+    let (key, is_renewed) = (certificate.key, certificate.is_renewed);
+    if is_renewed {
+        rotation::refuse_other(step, &by)?;
+    }
+    let (known, issuer) = (find(step, &key)?, rotation::issuer(step, &key)?);
+    let now = rotation::known(step)?;
+    let is_suspect = known.is_none() || issuer == Some(rotation::FIRST_SEEN);
+    // Under the new authority there are only certificates that a node has renewed or issued.
+    let is_forgeable = now
+        .as_ref()
+        .is_some_and(|now| now.is_under_way() && (is_renewed || by != now.next));
+    if is_suspect && is_forgeable {
+        if is_renewed {
+            return Err(AuthorityRefusal::FirstSeen(certificate.name).into());
+        }
+        let reply = note_at(step, certificate, Some(issued_at))?;
+        put_issuer(step, &key, &rotation::FIRST_SEEN);
+        return Ok(reply);
+    }
+    let reply = note_at(step, certificate, Some(issued_at))?;
+    let is_first = issuer.is_none() && !(is_renewed && known.is_some());
+    // A certificate counts as the new authority's when it is shown: the answer to a renewal may be lost, and its host
+    // would be cut off at the end. An earlier certificate of the key may come later, and says nothing.
+    let is_shown = !is_renewed && issuer != Some(rotation::FIRST_SEEN);
+    let is_moved = is_shown && now.is_some_and(|now| now.signing() == by && by == now.next);
+    if is_first || is_moved {
+        put_issuer(step, &key, &by);
+    }
+    Ok(reply)
+}
+
+fn note_at<B: Base>(step: &mut Step<'_, '_, B>, note: NoteCertificate, issued_at: Option<i64>) -> Outcome {
     need_level(step, CERTIFICATES)?;
     let NoteCertificate {
         key,
@@ -181,7 +260,18 @@ pub(super) fn note<B: Base>(step: &mut Step<'_, '_, B>, note: NoteCertificate) -
     let known = step
         .txn
         .record::<CertificateRecord>(Table::Certificates, &key::certificate(&key))?;
+    let knows_authorities = current_level(step)? >= AUTHORITIES;
+    if knows_authorities && known.is_none() {
+        refuse_other_holder(step, &key, &name, &role)?;
+    }
     let record = match known {
+        Some(known) if knows_authorities && (known.name != name || !known.role.is_same(&role)) => {
+            return Err(Refusal::OtherHolder {
+                given: name,
+                known: known.name,
+            }
+            .into());
+        }
         Some(_) if !is_renewed => return Ok(Reply::Done),
         Some(known) if known.name != name || known.role != role => {
             return Err(Refusal::OtherHolder {
@@ -197,14 +287,14 @@ pub(super) fn note<B: Base>(step: &mut Step<'_, '_, B>, note: NoteCertificate) -
             ..known
         },
         None => {
-            if is_barred(step, &name)? {
+            if is_barred(step, &name, issued_at)? {
                 return Err(Refusal::CertificateRevoked(name).into());
             }
             make_room(step, &key)?;
             CertificateRecord {
                 name,
                 role,
-                issued_at: step.at,
+                issued_at: issued_at.unwrap_or(step.at),
                 not_after,
                 renewed_at: is_renewed.then_some(step.at),
                 revoked: None,
@@ -218,7 +308,7 @@ pub(super) fn note<B: Base>(step: &mut Step<'_, '_, B>, note: NoteCertificate) -
         record.name,
         short_key(&key)
     ));
-    put(step, &key, &record);
+    put(step, &key, &record)?;
     Ok(Reply::Done)
 }
 
@@ -228,6 +318,10 @@ pub(super) fn revoke<B: Base>(step: &mut Step<'_, '_, B>, given: &RevokeCertific
     refuse_revoked(step, &given.asker)?;
     let name = &given.name;
     let all = named(step, name)?;
+    let knows_issue = current_level(step)? >= AUTHORITIES;
+    if knows_issue && !given.force && all.is_empty() && !is_barred(step, name, None)? {
+        return Err(AuthorityRefusal::UnknownName(name.clone()).into());
+    }
     if !given.force {
         refuse_last_administrator(step, name, &all, given.asker)?;
     }
@@ -235,7 +329,8 @@ pub(super) fn revoke<B: Base>(step: &mut Step<'_, '_, B>, given: &RevokeCertific
     // An expired one, too: a clock that is behind would take it.
     let counting: Rows = all.into_iter().filter(|(_, record)| record.revoked.is_none()).collect();
     let certificates = u32::try_from(counting.len()).unwrap_or(u32::MAX);
-    if certificates == 0 && is_barred(step, name)? {
+    // A bar that names the time is made anew: it reaches what was issued meanwhile.
+    if certificates == 0 && !knows_issue && is_barred(step, name, None)? {
         return Ok(Reply::Revoked { certificates });
     }
     let mut parts: Vec<String> = counting
@@ -269,25 +364,32 @@ fn revocation<B: Base>(step: &Step<'_, '_, B>, why: &str) -> Revocation {
 }
 
 /// Strikes these certificates, and takes the unused tokens back that their holders have made. Returns how many.
-fn strike_all<B: Base>(step: &mut Step<'_, '_, B>, struck: Rows, why: &str) -> Outcome<usize> {
+pub(super) fn strike_all<B: Base>(step: &mut Step<'_, '_, B>, struck: Rows, why: &str) -> Outcome<usize> {
     let keys: BTreeSet<[u8; 32]> = struck.iter().map(|(key, _)| *key).collect();
+    let is_administrator = struck.iter().any(|(_, record)| record.role == CertificateRole::Admin);
     for (key, mut record) in struck {
         record.revoked = Some(revocation(step, why));
-        put(step, &key, &record);
+        put(step, &key, &record)?;
     }
     let mut revoked = rows(step)?;
     revoked.retain(|(_, record)| record.revoked.is_some());
     revoked.sort_by_key(|(key, record)| (record.not_after, *key));
     let surplus = revoked.len().saturating_sub(limits::REVOKED);
     for (key, _) in revoked.iter().take(surplus) {
-        step.txn.delete(Table::Certificates, key::certificate(key));
+        delete(step, key)?;
     }
-    Ok(token::take_back_made_by(step, &keys)?)
+    let mut tokens = token::take_back_made_by(step, &keys)?;
+    // Tokens of an early level name no maker: it may be this administrator.
+    if is_administrator && current_level(step)? >= AUTHORITIES {
+        tokens += token::take_back_unmade(step)?;
+    }
+    Ok(tokens)
 }
 
-fn is_barred<B: Base>(step: &Step<'_, '_, B>, name: &str) -> Result<bool, ReadError> {
+/// Whether a certificate of the name, without a row, counts no more that was issued then; any, where that is not known.
+fn is_barred<B: Base>(step: &Step<'_, '_, B>, name: &str, issued_at: Option<i64>) -> Result<bool, ReadError> {
     let barred: Option<Revocation> = step.txn.record(Table::RevokedNames, &key::revoked_name(name))?;
-    Ok(barred.is_some())
+    Ok(barred.is_some_and(|barred| issued_at.is_none_or(|at| barred.bars(at))))
 }
 
 /// From now on, a key without a row is refused under this name.
@@ -347,6 +449,9 @@ pub(super) fn refuse_revoked<B: Base>(step: &Step<'_, '_, B>, key: &[u8; 32]) ->
 /// Gives up the rows that ended long ago, and where there is no room also those that have just ended; refuses one row
 /// more than there may be. Revoked rows take no room from others.
 fn make_room<B: Base>(step: &mut Step<'_, '_, B>, new: &[u8; 32]) -> Outcome<()> {
+    if current_level(step)? >= AUTHORITIES {
+        return room::make(step, new);
+    }
     let mut all = rows(step)?;
     all.retain(|(key, record)| key != new && record.revoked.is_none());
     let is_full = all.len() >= limits::CERTIFICATES;
@@ -354,7 +459,7 @@ fn make_room<B: Base>(step: &mut Step<'_, '_, B>, new: &[u8; 32]) -> Outcome<()>
     for (key, record) in &all {
         // Without its row, a key of a revoked name is refused: a clock that is ahead must not do that.
         let kept = if is_full { 0 } else { KEPT };
-        if record.not_after.saturating_add(kept) < step.at && !is_barred(step, &record.name)? {
+        if record.not_after.saturating_add(kept) < step.at && !is_barred(step, &record.name, None)? {
             step.txn.delete(Table::Certificates, key::certificate(key));
             left -= 1;
         }
@@ -363,6 +468,10 @@ fn make_room<B: Base>(step: &mut Step<'_, '_, B>, new: &[u8; 32]) -> Outcome<()>
         return Ok(());
     }
     Err(Refusal::TooManyCertificates(left as u64).into())
+}
+
+fn find<B: Base>(step: &Step<'_, '_, B>, key: &[u8; 32]) -> Result<Option<CertificateRecord>, ReadError> {
+    step.txn.record(Table::Certificates, &key::certificate(key))
 }
 
 fn nodes<B: Base>(step: &Step<'_, '_, B>) -> Outcome<Vec<(String, NodeRecord)>> {
@@ -380,7 +489,7 @@ fn named<B: Base>(step: &Step<'_, '_, B>, name: &str) -> Result<Rows, ReadError>
     Ok(all)
 }
 
-fn rows<B: Base>(step: &Step<'_, '_, B>) -> Result<Rows, ReadError> {
+pub(super) fn rows<B: Base>(step: &Step<'_, '_, B>) -> Result<Rows, ReadError> {
     let mut all = Vec::new();
     for row in step.txn.records::<CertificateRecord>(Table::Certificates, &[]) {
         let (key, record) = row?;
@@ -391,8 +500,25 @@ fn rows<B: Base>(step: &Step<'_, '_, B>) -> Result<Rows, ReadError> {
     Ok(all)
 }
 
-fn put<B: Base>(step: &mut Step<'_, '_, B>, key: &[u8; 32], record: &CertificateRecord) {
+fn put<B: Base>(step: &mut Step<'_, '_, B>, key: &[u8; 32], record: &CertificateRecord) -> Result<(), ReadError> {
+    if current_level(step)? >= AUTHORITIES {
+        room::recount(step, key, Some(record))?;
+    }
     step.txn.put(Table::Certificates, key::certificate(key), record);
+    Ok(())
+}
+
+fn delete<B: Base>(step: &mut Step<'_, '_, B>, key: &[u8; 32]) -> Result<(), ReadError> {
+    if current_level(step)? >= AUTHORITIES {
+        room::recount(step, key, None)?;
+    }
+    step.txn.delete(Table::Certificates, key::certificate(key));
+    step.txn.delete(Table::Issuers, key::certificate(key));
+    Ok(())
+}
+
+fn put_issuer<B: Base>(step: &mut Step<'_, '_, B>, key: &[u8; 32], issuer: &AuthorityId) {
+    step.txn.put(Table::Issuers, key::certificate(key), issuer);
 }
 
 #[cfg(test)]

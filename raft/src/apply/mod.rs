@@ -4,14 +4,16 @@
 //! node comes to the same state, however the commands are batched.
 
 mod adopt;
+pub(crate) mod authority;
 mod backup;
 mod base;
 #[cfg(test)]
 mod bounds;
-pub(crate) mod certificate;
+mod certificate;
 mod chunk;
 mod expiry;
 mod garbage;
+mod members;
 mod mesh;
 pub(crate) mod names;
 mod node;
@@ -23,6 +25,7 @@ mod repository_checks;
 mod request;
 mod retire;
 pub(crate) mod rights;
+mod rotation;
 mod segment;
 mod session;
 mod stanza;
@@ -59,7 +62,8 @@ pub(crate) mod scenario;
 mod shared;
 
 pub use base::{Base, Counting, MemoryBase, Row, Rows, Snapshots};
-pub use certificate::CERTIFICATES;
+pub use certificate::{AUTHORITIES, CERTIFICATES};
+pub use rotation::FIRST_SEEN;
 pub use txn::{Txn, Writes};
 
 use std::collections::BTreeSet;
@@ -69,7 +73,7 @@ use pgmesh_storage::Digest;
 use crate::command::{Command, Proposal};
 use crate::error::ReadError;
 use crate::model::{AuditRecord, CatalogPast, LogIndex, MeshRecord, RequestId, SessionRecord};
-use crate::refusal::Refusal;
+use crate::refusal::{AuthorityRefusal, Refusal};
 use crate::reply::Reply;
 use crate::table::Table;
 use crate::{key, limits};
@@ -83,6 +87,12 @@ enum Stop {
 impl From<Refusal> for Stop {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
+    }
+}
+
+impl From<AuthorityRefusal> for Stop {
+    fn from(refusal: AuthorityRefusal) -> Self {
+        Refusal::from(refusal).into()
     }
 }
 
@@ -116,7 +126,7 @@ impl<B: Base> Step<'_, '_, B> {
 
 /// The highest level of this program: see [`Levels`](crate::model::Levels). A change of any command's effect on the
 /// tables is a new level, and asks for the catalog's level first.
-pub const LEVEL: u32 = CERTIFICATES;
+pub const LEVEL: u32 = AUTHORITIES;
 
 /// The position that the next command will have.
 ///
@@ -447,12 +457,19 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
             secret_hash,
             role,
             expires,
-        } => token::create(step, id, secret_hash, role, expires),
-        Command::RedeemToken { redemption, name } => token::redeem(step, redemption, name),
-        Command::IssueCertificate(issue) => certificate::issue(step, *issue),
+        } => token::create_unmade(step, id, secret_hash, role, expires),
+        Command::RedeemToken { redemption, name } => {
+            rotation::refuse_unnamed(step)?;
+            token::redeem(step, redemption, name)
+        }
+        Command::IssueCertificate(issue) => {
+            rotation::refuse_unnamed(step)?;
+            certificate::issue(step, *issue)
+        }
         Command::NoteCertificate(note) => certificate::note(step, *note),
         Command::RevokeCertificates(given) => certificate::revoke(step, &given),
         Command::HandOutToken(given) => token::hand_out(step, *given),
+        Command::Authority(given) => authority::apply(step, *given),
         Command::StageUses {
             stanza,
             session,

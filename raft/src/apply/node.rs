@@ -1,11 +1,11 @@
 //! The nodes of the mesh. A number in the Raft group stands for one disk: a name that comes back with an empty disk
 //! gets another number, so that no promise of the old disk is expected of the new one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use pgmesh_storage::RepoKey;
 
-use super::{Base, Outcome, Step, token};
+use super::{Base, Outcome, Step, members, rotation, token};
 use crate::command::AdmitNode;
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
@@ -45,7 +45,7 @@ pub(super) fn register<B: Base>(step: &mut Step<'_, '_, B>, name: NodeName, reco
             return Ok(Reply::Done);
         }
     }
-    limits::nodes(members(step)? + 1)?;
+    limits::nodes(count_members(step)? + 1)?;
     step.audit(format!("node {name} registered as number {}", record.node_id));
     let last = last_node_id(step)?.max(record.node_id);
     step.txn.put(Table::Mesh, key::LAST_NODE_ID.to_vec(), &last);
@@ -111,7 +111,7 @@ pub(super) fn admit<B: Base>(step: &mut Step<'_, '_, B>, admit: AdmitNode) -> Ou
         return Err(Refusal::KeyRevoked(name).into());
     }
     if replaces.is_none() {
-        limits::nodes(members(step)? + 1)?;
+        limits::nodes(count_members(step)? + 1)?;
     }
     let node_id = last_node_id(step)?.saturating_add(1);
     step.txn.put(Table::Mesh, key::LAST_NODE_ID.to_vec(), &node_id);
@@ -204,7 +204,7 @@ pub(super) fn announce<B: Base>(
 
 /// A node says which levels its program has. Numbers that are no member's any more are forgotten.
 pub(super) fn note_level<B: Base>(step: &mut Step<'_, '_, B>, node_id: u64, level: u32) -> Outcome {
-    let members = member_numbers(step)?;
+    let members = members::numbers(step)?;
     let known: Levels = step.txn.record(Table::Mesh, key::LEVELS)?.unwrap_or_default();
     let mut levels = known.clone();
     levels.nodes.retain(|known, _| members.contains_key(known));
@@ -223,7 +223,7 @@ pub(super) fn raise_level<B: Base>(step: &mut Step<'_, '_, B>, level: u32) -> Ou
     if levels.current >= level {
         return Ok(Reply::Done);
     }
-    for (node_id, node) in member_numbers(step)? {
+    for (node_id, node) in members::numbers(step)? {
         let known = levels.nodes.get(&node_id).copied();
         if known.is_none_or(|known| known < level) {
             return Err(Refusal::LevelTooNew { level, node, known }.into());
@@ -233,19 +233,6 @@ pub(super) fn raise_level<B: Base>(step: &mut Step<'_, '_, B>, level: u32) -> Ou
     levels.current = level;
     step.txn.put(Table::Mesh, key::LEVELS.to_vec(), &levels);
     Ok(Reply::Done)
-}
-
-/// The members' names by their numbers.
-fn member_numbers<B: Base>(step: &Step<'_, '_, B>) -> Outcome<BTreeMap<u64, NodeName>> {
-    let mut numbers = BTreeMap::new();
-    for row in step.txn.records::<NodeRecord>(Table::Nodes, &[]) {
-        let (key, record) = row?;
-        let name = String::from_utf8_lossy(&key).parse();
-        if let (true, Ok(name)) = (record.is_member(), name) {
-            numbers.insert(record.node_id, name);
-        }
-    }
-    Ok(numbers)
 }
 
 pub(super) fn set_service<B: Base>(step: &mut Step<'_, '_, B>, name: &NodeName, service: NodeService) -> Outcome {
@@ -258,7 +245,7 @@ pub(super) fn set_service<B: Base>(step: &mut Step<'_, '_, B>, name: &NodeName, 
         return Err(Refusal::NodeRemoved(name.clone()).into());
     }
     if service == NodeService::Removed {
-        if members(step)? <= 1 {
+        if count_members(step)? <= 1 {
             return Err(Refusal::LastNode(name.clone()).into());
         }
         leave(&mut record);
@@ -269,6 +256,7 @@ pub(super) fn set_service<B: Base>(step: &mut Step<'_, '_, B>, name: &NodeName, 
     step.audit(format!("node {name} (number {}) is {service}", record.node_id));
     record.service = service;
     put(step, name, &record);
+    rotation::node_left(step)?;
     Ok(Reply::Done)
 }
 
@@ -340,7 +328,7 @@ fn put<B: Base>(step: &mut Step<'_, '_, B>, name: &NodeName, record: &NodeRecord
     step.txn.put(Table::Nodes, key::node(name), record);
 }
 
-fn members<B: Base>(step: &Step<'_, '_, B>) -> Result<usize, ReadError> {
+fn count_members<B: Base>(step: &Step<'_, '_, B>) -> Result<usize, ReadError> {
     let mut members = 0;
     for row in step.txn.records::<NodeRecord>(Table::Nodes, &[]) {
         members += usize::from(row?.1.is_member());

@@ -45,6 +45,21 @@ pub(super) fn create<B: Base>(
     }
 }
 
+/// Makes a token of which no maker is known. From level 3 on an administrator's token names its maker.
+pub(super) fn create_unmade<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    id: TokenId,
+    secret_hash: [u8; 32],
+    role: TokenRole,
+    expires: i64,
+) -> Outcome {
+    if certificate::current_level(step)? >= certificate::AUTHORITIES {
+        // A node has proposed it that has not heard of the level.
+        return Err(Refusal::Recheck { since: step.index }.into());
+    }
+    create(step, id, secret_hash, role, expires)
+}
+
 /// Hands out a token of an administrator, who is remembered.
 pub(super) fn hand_out<B: Base>(step: &mut Step<'_, '_, B>, given: HandOutToken) -> Outcome {
     certificate::need_level(step, certificate::CERTIFICATES)?;
@@ -209,6 +224,23 @@ pub(super) fn take_back_made_by<B: Base>(
         }
         let token: Option<TokenRecord> = step.txn.record(Table::Tokens, &key)?;
         if token.is_some_and(|token| token.redeemed.is_none()) {
+            left_over.push(key);
+        }
+    }
+    let count = left_over.len();
+    for key in left_over {
+        forget(step, key);
+    }
+    Ok(count)
+}
+
+/// Takes back the unused tokens of which no maker is known. Returns how many there were.
+pub(super) fn take_back_unmade<B: Base>(step: &mut Step<'_, '_, B>) -> Result<usize, ReadError> {
+    let mut left_over = Vec::new();
+    for row in step.txn.records::<TokenRecord>(Table::Tokens, &[]) {
+        let (key, token) = row?;
+        let maker: Option<[u8; 32]> = step.txn.record(Table::TokenMakers, &key)?;
+        if token.redeemed.is_none() && maker.is_none() {
             left_over.push(key);
         }
     }

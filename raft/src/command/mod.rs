@@ -4,6 +4,7 @@
 //! the catalog is decided by [`apply`](mod@crate::apply) alone.
 
 mod adopt;
+mod authorities;
 mod backup;
 mod cluster;
 mod expiry;
@@ -14,6 +15,7 @@ mod orphans;
 mod wal;
 
 pub use adopt::{Adopt, AdoptedDatabase, AdoptedFile};
+pub use authorities::{AdmitUnder, AuthorityCommand, BeginRotation, IssueUnder, NoteAuthority, NoteIssued};
 pub use backup::CommitBackup;
 pub use cluster::Cluster;
 pub use expiry::{DropUses, EndListing, ExpireBackups, ExpireWal, HoldBackup, NoteUses, Release, ShareRights};
@@ -580,4 +582,7 @@ pub enum Command {
     /// A stanza whose backup runs gets the rights to chunks that another stanza of its certificate has, without
     /// showing the content. Reply: `Done`.
     ShareRights(Box<ShareRights>),
+    /// Certificates with their authority, and the rotation of that. From level
+    /// [`AUTHORITIES`](crate::apply::AUTHORITIES).
+    Authority(Box<AuthorityCommand>),
 }

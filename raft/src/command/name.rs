@@ -1,7 +1,7 @@
 //! The name of each command, and the apply level that it needs.
 
 use super::Command;
-use crate::apply::CERTIFICATES;
+use crate::apply::{AUTHORITIES, CERTIFICATES};
 use crate::model::TokenRole;
 
 impl Command {
@@ -18,6 +18,7 @@ impl Command {
                 role: TokenRole::Member { .. },
                 ..
             } => CERTIFICATES,
+            Self::Authority(_) => AUTHORITIES,
             _ => 1,
         }
     }
@@ -93,6 +94,7 @@ impl Command {
             Self::EndRelease { .. } => "end release",
             Self::Trim { .. } => "trim",
             Self::HoldBackup(_) => "hold backup",
+            Self::Authority(given) => given.name(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The certificates that the mesh has issued to its members, nodes aside.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use pgmesh_storage::StanzaName;
@@ -34,6 +35,13 @@ impl CertificateRole {
             Self::Monitor => "monitor",
             Self::Restore { .. } => "restore",
         }
+    }
+
+    /// Whether two roles give the same rights: the order of their stanzas says nothing.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let of = |role: &Self| role.stanzas().iter().cloned().collect::<BTreeSet<_>>();
+        self.kind() == other.kind() && of(self) == of(other)
     }
 
     /// The stanzas that it is for; none where it is not for some.
@@ -99,6 +107,19 @@ pub struct Revocation {
     pub by: String,
     /// Why, in words. Empty where nothing was said.
     pub why: String,
+}
+
+impl Revocation {
+    /// A revoked name bars certificates that were issued up to so many seconds after the revocation: clocks differ.
+    pub const MARGIN: i64 = 3600;
+
+    /// Whether the revocation of a name counts for a certificate that was issued then, in seconds since the Unix
+    /// epoch, and that has no row: a later one was issued to another holder. Clocks differ, so a little later counts as
+    /// before.
+    #[must_use]
+    pub fn bars(&self, issued_at: i64) -> bool {
+        issued_at <= self.at.saturating_add(Self::MARGIN)
+    }
 }
 
 /// The first eight bytes of a key's SHA-256, as people compare them.

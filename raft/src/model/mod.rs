@@ -1,6 +1,7 @@
 //! The records of the catalog's tables.
 
 mod audit;
+mod authority;
 mod backup;
 mod certificate;
 mod chunk;
@@ -21,6 +22,7 @@ mod token;
 mod withdrawn;
 
 pub use audit::AuditRecord;
+pub use authority::{AuthorityId, Rotation, RotationStep};
 pub use backup::BackupRecord;
 pub use certificate::{CertificateRecord, CertificateRole, Revocation, short_key};
 pub use chunk::{ChunkRecord, ChunkState};

@@ -98,7 +98,7 @@ async fn joining_trusts_only_the_authority_of_the_token() {
 
     // An attacker in the middle shows the right authority's certificate, which is no secret, beside its own.
     let node = other.node();
-    let authority = mesh.node().ca().clone();
+    let authority = mesh.node().roots().remove(0);
     let chain = vec![node.chain()[0].clone(), authority];
     let middle = raw_listen(&format!("pgmesh-join/{WIRE_VERSION}"), &node, chain);
     let address = middle.local_addr().unwrap().to_string();

@@ -4,5 +4,6 @@ mod admission;
 mod failures;
 mod guests;
 mod limits;
+mod rotation;
 mod streams;
 mod support;

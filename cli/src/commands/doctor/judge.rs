@@ -5,6 +5,7 @@ mod skips;
 use super::archiver::{self, ClusterArchiver};
 use super::check::{Check, OTHER};
 use super::sessions::sessions;
+use crate::commands::authority;
 use crate::commands::info::{
     HOLES_REMEDY, costs, describe_holes, describe_kept, describe_lost, describe_stuck, describe_troubles,
     describe_uncompared, describe_worker, lost_remedy,
@@ -13,7 +14,9 @@ use crate::commands::status::text;
 use crate::commands::status::words::{role, round_trip, unopened};
 use crate::output::{size, timestamp};
 use pgmesh_client::mesh::Probed;
-use pgmesh_protocol::{ExitCode, Failure, HealthInfo, MeshStatus, NodeInfo, NodeRole, NodeStatus, RepositoryStatus};
+use pgmesh_protocol::{
+    AuthorityRotation, ExitCode, Failure, HealthInfo, MeshStatus, NodeInfo, NodeRole, NodeStatus, RepositoryStatus,
+};
 use std::collections::BTreeSet;
 
 /// A difference of clocks up to this, in seconds, is no trouble.
@@ -102,6 +105,7 @@ pub fn judge(seen: &Seen) -> Vec<Check> {
             checks.extend(expired(seen, status));
             checks.push(holes(status));
             checks.extend(sessions(seen.answered, status));
+            checks.extend(status.rotation.as_ref().map(rotation));
         }
     }
     checks.extend(seen.archivers.iter().flat_map(archiver::checks));
@@ -125,6 +129,12 @@ fn expired(seen: &Seen, status: &MeshStatus) -> Option<Check> {
             .to_owned(),
     };
     Some(Check::warn("expired backups", found, remedy))
+}
+
+/// Until the former authority is retired, a thief of its key is a member.
+fn rotation(rotation: &AuthorityRotation) -> Check {
+    let what = format!("another one is added: {}", authority::left(rotation).join("; "));
+    Check::warn("the mesh's authority", what, authority::remedy(rotation))
 }
 
 fn configuration(seen: &Seen) -> Check {

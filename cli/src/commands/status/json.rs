@@ -1,5 +1,6 @@
 //! `status --output=json`: the keys that `pgmesh help status` names.
 
+use super::super::authority;
 use super::super::info::{debt, health, holes_json, kept, lost, stuck, worker};
 use super::super::membership;
 use super::text::term;
@@ -33,6 +34,7 @@ pub fn render(status: &MeshStatus) -> Value {
         "lost": lost(&status.lost),
         "wal-holes": holes_json(&status.holes),
         "expired": expired(&status.release),
+        "rotation": status.rotation.as_ref().map(authority::json),
         "sessions-open": status.sessions_open,
         "sessions": status.sessions.iter().map(session).collect::<Value>(),
         "unopened": unopened(status)

@@ -106,6 +106,7 @@ pub fn mesh() -> MeshStatus {
         sessions: vec![],
         sessions_open: 0,
         release: ReleaseStatus::default(),
+        rotation: None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! `status` for people: two tables, and a line for each trouble.
 
+use super::super::authority;
 use super::super::columns::{columns, or_dash};
 use super::super::info::{
     describe_holes, describe_kept, describe_lost, describe_stuck, describe_troubles, describe_worker,
@@ -147,7 +148,11 @@ fn troubles(status: &MeshStatus) -> Vec<String> {
     });
     let workers = status.worker_alarms();
     let workers = workers.map(|alarm| format!("{}: {}", alarm.node, one_line(&describe_worker(alarm))));
-    let nodes = nodes.chain(skipped).chain(workers).chain(stuck);
+    let rotation = status.rotation.as_ref().map(|rotation| {
+        let left = authority::left(rotation).join("; ");
+        format!("the mesh's authority is rotated to {}: {left}", rotation.next)
+    });
+    let nodes = nodes.chain(skipped).chain(workers).chain(stuck).chain(rotation);
     let repositories = status.repositories.iter().flat_map(|repository| {
         let key = repository.key;
         let troubles = describe_troubles(&repository.health, &repository.debt);

@@ -11,8 +11,9 @@ pub const LIST: CommandSpec = CommandSpec {
             certificate was issued and last renewed, when it ends, and whether it was revoked. `pgmesh node list` has the \
             nodes, whose administrators (in their node-path) go with them. `--output=json`: an array of objects with \
             the keys `name`, `role`, `stanzas`, `key` (SHA-256 of the public key; the audit trail names its first 16 \
-            digits), `issued`, `renewed`, `expires`, `state` (`valid`, `expired`, `revoked`), `revoked` (`at`, `by`, \
-            `reason`).",
+            digits), `issued`, `renewed`, `expires`, `state` (`valid`, `expired`, `revoked`), `authority`: while the \
+            mesh's authority is rotated, `former` of one that has not moved yet, and `suspect` of one that has to join \
+            again, otherwise `present`, `revoked` (`at`, `by`, `reason`).",
     arguments: &[],
     examples: &[
         ("pgmesh --config=/etc/pgmesh/node.conf client list", "for people"),
@@ -46,6 +47,44 @@ pub const REVOKE: CommandSpec = CommandSpec {
         (
             "pgmesh client revoke alice --force",
             "by alice, the last administrator with a certificate of her own",
+        ),
+    ],
+    hidden: false,
+};
+
+/// `mesh rotate-ca`.
+pub const ROTATE: CommandSpec = CommandSpec {
+    command: Command::MeshRotateCa,
+    name: "mesh rotate-ca",
+    summary: "Give the mesh another certificate authority",
+    about: "Needed where someone may have the private key of the mesh's authority: every node has it, so after a node, \
+            its disk or its backup was stolen. Remove that node first (`pgmesh node remove`). The first call makes a new \
+            authority beside the present one; both count, and nothing stops. As soon as all nodes have its key, each \
+            node renews its certificate, and then each client with its next command that reaches a node. Later calls \
+            show which nodes and clients are left, as `status`, `doctor` and `client list` do. If a node or this command \
+            was killed meanwhile, the same command goes on. --finish retires the former authority: its certificates \
+            count no more, and its key is removed from the nodes. It is refused while a node or a client has not shown a \
+            certificate of the new one; --force cuts such clients off, and names them: they join again. --abort gives \
+            the new authority up, until it signs. Tokens that were made before it signs are worthless after --finish. \
+            Keep no copies of `ca/` in a node-path. JSON: `former`, `next`, `begun`, `by`, `state` (spreading, showing, \
+            renewing, giving-up, finished, given-up), `nodes`, `clients`, `more`, `suspects`, `ended`.",
+    arguments: &[],
+    examples: &[
+        (
+            "pgmesh --config=/etc/pgmesh/node.conf mesh rotate-ca",
+            "begin, and see how far it is",
+        ),
+        (
+            "pgmesh --config=/etc/pgmesh/node.conf mesh rotate-ca --finish",
+            "when no node and no client is left",
+        ),
+        (
+            "pgmesh --config=/etc/pgmesh/node.conf mesh rotate-ca --finish --force",
+            "cut off the clients that are left",
+        ),
+        (
+            "pgmesh --config=/etc/pgmesh/node.conf mesh rotate-ca --abort",
+            "the former authority stays: the node that has made the new key is gone",
         ),
     ],
     hidden: false,

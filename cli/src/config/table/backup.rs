@@ -202,6 +202,23 @@ pub const OPTIONS: &[OptionSpec] = &[
         monitor: status, info and doctor of the whole mesh, no data; node: be a node; admin: everything.",
         "--role=client",
     ),
+    new("finish", Kind::Flag, "retire the former authority")
+        .commands(CommandSet::of(&[MeshRotateCa]))
+        .default("n")
+        .scope(Scope::CommandLine)
+        .about(
+            "Certificates of the former authority count no more, and its key is removed from the nodes.",
+            "--finish",
+        ),
+    new("abort", Kind::Flag, "give the new authority up")
+        .commands(CommandSet::of(&[MeshRotateCa]))
+        .default("n")
+        .scope(Scope::CommandLine)
+        .about(
+            "The former authority stays. Nodes that show certificates of the new one go back. Refused once the new one \
+             signs, since clients may know it alone by then.",
+            "--abort",
+        ),
     new("reason", Kind::Text, "why a certificate is revoked")
         .commands(CommandSet::of(&[ClientRevoke]))
         .scope(Scope::CommandLine)

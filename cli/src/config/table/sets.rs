@@ -13,6 +13,7 @@ pub const MESH: CommandSet = CommandSet::of(&[
     Check,
     ClientList,
     ClientRevoke,
+    MeshRotateCa,
     Doctor,
     Expire,
     Hold,

@@ -1,6 +1,6 @@
 use super::super::scenario::World;
 use super::*;
-use crate::command::{Command, HandOutToken};
+use crate::command::{AuthorityCommand, Command, HandOutToken, NoteIssued};
 use crate::model::{Redemption, TokenId};
 use crate::{LEVEL, View};
 
@@ -237,7 +237,14 @@ fn the_unused_tokens_of_a_revoked_administrator_go_with_it() {
 fn a_key_that_nobody_has_seen_is_refused_under_a_revoked_name() {
     let mut world = world();
     let nothing = Ok(Reply::Revoked { certificates: 0 });
-    assert_eq!(world.run(revoke("db1", 0, false)), nothing);
+    let unknown = Err(AuthorityRefusal::UnknownName("db1".to_owned()).into());
+    assert_eq!(
+        world.run(revoke("db1", 0, false)),
+        unknown,
+        "a mistyped name is not barred"
+    );
+    assert!(world.view().revoked_name("db1").unwrap().is_none());
+    assert_eq!(world.run(revoke("db1", 0, true)), nothing);
     assert!(last_audit(&world).contains("db1 revoked"), "{}", last_audit(&world));
     assert_eq!(world.view().last_revocation().unwrap(), world.applied());
     let gone = Err(Refusal::CertificateRevoked("DB1".to_owned()));
@@ -300,7 +307,7 @@ fn certificates_that_count_are_bounded_and_revoked_ones_take_no_room_from_them()
     assert_eq!(full, Err(Refusal::TooManyCertificates(4)));
     // The remedy works, however often.
     for key in 6..=20 {
-        world.run(revoke(&format!("db{}", key - 1), 0, false)).unwrap();
+        world.run(revoke(&format!("db{}", key - 1), 0, true)).unwrap();
         world.run(revoke("db1", 0, false)).unwrap();
         join(&mut world, &format!("db{key}"), key, client()).unwrap();
     }
@@ -321,8 +328,92 @@ fn a_revocation_is_not_forgotten_by_a_clock() {
     join(&mut world, "db2", 2, client()).unwrap();
     world.run(revoke("db1", 0, false)).unwrap();
     world.at = 1_000_000 + KEPT + 10;
-    join(&mut world, "db3", 3, client()).unwrap();
+    for key in 3..=6 {
+        join(&mut world, &format!("db{key}"), key, client()).unwrap();
+    }
     assert!(row(&world, 1).is_some() && row(&world, 2).is_none());
+}
+
+fn first_seen(name: &str, key: u8, issued_at: i64) -> Command {
+    Command::from(AuthorityCommand::Note(NoteIssued {
+        certificate: NoteCertificate {
+            key: [key; 32],
+            name: name.to_owned(),
+            role: client(),
+            not_after: 1_500_000,
+            is_renewed: false,
+        },
+        issued_at,
+        authority: [1; 20],
+    }))
+}
+
+/// After `node rescue` the row of a join may be gone, and the bar of its name be there.
+#[test]
+fn a_bar_reaches_what_was_issued_before_it() {
+    let mut world = world();
+    world.at = 10_000;
+    world.run(revoke("db1", 0, true)).unwrap();
+    let (at, margin) = (world.at, Revocation::MARGIN);
+    let gone = Err(Refusal::CertificateRevoked("db1".to_owned()));
+    assert_eq!(world.run(first_seen("db1", 1, at - 1)), gone);
+    assert_eq!(world.run(first_seen("db1", 1, at + margin)), gone, "clocks differ");
+    world.run(first_seen("db1", 2, at + margin + 1)).unwrap();
+    assert_eq!(row(&world, 2).unwrap().issued_at, at + margin + 1);
+    assert_eq!(world.view().issuer(&[2; 32]).unwrap(), Some([1; 20]));
+    // Barred again, it reaches what was issued meanwhile.
+    world.at = at + 2 * margin;
+    world.run(revoke("db1", 0, false)).unwrap();
+    let gone = world.run(first_seen("db1", 3, at + margin + 1));
+    assert!(gone.is_err(), "{gone:?}");
+}
+
+#[test]
+fn the_number_of_certificates_is_a_row_and_stays_true() {
+    let mut world = world();
+    let counted = |world: &World| -> u64 { world.view().certificate_count().unwrap().unwrap() };
+    let truly = |world: &World| -> usize {
+        let view: View<_> = world.view();
+        let counts = |row: &Result<(_, CertificateRecord), _>| row.as_ref().is_ok_and(|row| row.1.revoked.is_none());
+        view.certificates(None).filter(counts).count()
+    };
+    for key in 1..=3 {
+        join(&mut world, &format!("db{key}"), key, client()).unwrap();
+    }
+    world.run(renew("db1", 1, 1_500_000)).unwrap();
+    assert_eq!((counted(&world), truly(&world)), (3, 3));
+    world.run(revoke("db2", 0, false)).unwrap();
+    world.run(revoke("db2", 0, false)).unwrap();
+    assert_eq!((counted(&world), truly(&world)), (2, 2));
+    join(&mut world, "db2", 4, client()).unwrap();
+    join(&mut world, "db4", 5, client()).unwrap();
+    world.at = 1_000_001;
+    join(&mut world, "db5", 6, client()).unwrap();
+    assert_eq!(
+        (counted(&world), truly(&world)),
+        (2 + 1, 3),
+        "db2's row stays, since its name is barred"
+    );
+}
+
+/// Tokens of an early level name no maker: a stolen administrator may have made them.
+#[test]
+fn tokens_without_a_maker_go_with_any_administrator() {
+    let mut world = World::empty();
+    let token = |number: u8| TokenId([number; 16]);
+    let early = |number| crate::apply::scenario::create_token(token(number), TokenRole::Admin, i64::MAX);
+    world.run(early(1)).unwrap();
+    let level = LEVEL;
+    world.run(Command::NoteLevel { node_id: 1, level }).unwrap();
+    world.run(Command::RaiseLevel { level }).unwrap();
+    let late = world.run(early(2));
+    assert!(matches!(late, Err(Refusal::Recheck { .. })), "{late:?}");
+    join(&mut world, "db1", 10, client()).unwrap();
+    join(&mut world, "alice", 11, CertificateRole::Admin).unwrap();
+    world.run(revoke("db1", 0, false)).unwrap();
+    assert!(world.view().token(token(1)).unwrap().is_some());
+    world.run(revoke("alice", 0, false)).unwrap();
+    assert!(world.view().token(token(1)).unwrap().is_none());
 }
 
 #[test]
