@@ -81,6 +81,7 @@ mod stuck;
 mod supervisor;
 #[cfg(test)]
 mod testing;
+mod verifications;
 mod wal_holes;
 mod wal_ranges;
 mod workers;

@@ -17,6 +17,7 @@ use crate::repositories::Repositories;
 use crate::sessions::{RunningTime, SharedSession};
 use crate::settings::{Layout, NodeSettings};
 use crate::supervisor::Supervisor;
+use crate::verifications::Verifications;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::{Catalog, CatalogError, CatalogOptions};
@@ -36,6 +37,8 @@ pub struct Node {
     /// Nodes' writes and reads of this node's repositories have a budget of their own: were it shared, two nodes could
     /// wait for each other's memory for ever.
     pub(crate) peer_budget: Budget,
+    /// The verifications for clients.
+    pub(crate) verifications: Verifications,
 }
 
 impl Deref for Node {
@@ -134,6 +137,7 @@ impl Node {
             archive,
             reads,
             peer_budget: Budget::of_one(core.settings.buffer / 2),
+            verifications: Verifications::default(),
             core,
         }))
     }

@@ -351,6 +351,10 @@ impl Served {
 
     /// Passes a verification's events on as they come.
     async fn verify(&self, request: VerifyRequest, ex: &mut Exchange<'_>) -> Result<(), StreamError> {
+        let _verifying = match self.node.verifications.begin(&self.account) {
+            Ok(verifying) => verifying,
+            Err(failure) => return ex.logged::<VerifyRequest>(Err(failure)).await,
+        };
         let (sink, mut events) = mpsc::channel(64);
         let run = self.node.verify(&self.peer, request, sink);
         // It owns the events: when the asker is gone, they have no receiver any more, and the verification ends.

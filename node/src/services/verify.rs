@@ -13,7 +13,9 @@ use futures::{StreamExt, TryStreamExt};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure, Finding, FindingKind, HealthInfo, VerifyEvent, VerifyRequest, VerifySummary};
 use pgmesh_raft::{Claim, GarbageKey, ObjectRef, Refusal, Replica, SessionKind, StanzaRecord, View};
-use pgmesh_storage::{Digest, Generation, ObjectKind, ObjectName, ObjectPath, RepoKey, Repository, StanzaName};
+use pgmesh_storage::{
+    Digest, Generation, LARGEST_SINGLE_OBJECT, ObjectKind, ObjectName, ObjectPath, RepoKey, Repository, StanzaName,
+};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -23,6 +25,8 @@ pub(crate) type VerifySink = mpsc::Sender<VerifyEvent>;
 
 /// Objects read at once from one repository.
 const READS_AT_ONCE: usize = 4;
+/// The plaintext of a chunk or a manifest is seldom longer.
+const USUAL_PLAIN: u64 = 2 << 20;
 /// The file with the identity of a repository.
 const IDENTITY: &str = "pgmesh.repo";
 /// Objects between two progress events.
@@ -183,11 +187,13 @@ impl Verification<'_> {
         folder: &str,
         foreign: &mut Foreign,
     ) -> Result<Result<(), String>, Failure> {
+        let budget = &self.node.budget;
         let mut objects = repository
             .list(folder)
             .map_ok(|listed| {
-                let repository = repository.clone();
+                let (repository, budget) = (repository.clone(), budget.clone());
                 async move {
+                    let _held = budget.hold(memory_of(&listed.path, listed.length)).await;
                     let checked = check_object(repo, &repository, &listed.path).await;
                     Ok((listed, checked))
                 }
@@ -470,6 +476,16 @@ fn why_closed(health: HealthInfo) -> String {
         HealthInfo::Down { why, .. } => format!("it is down: {why}"),
         HealthInfo::Refused { why } => format!("this node does not serve it: {why}"),
     }
+}
+
+/// The memory of a check: the object as it is stored, decrypted, and plain.
+fn memory_of(path: &str, stored: u64) -> u64 {
+    let is_file = ObjectPath::parse(path).is_some_and(|path| path.kind() == Some(ObjectKind::Segment));
+    let plain = if is_file { LARGEST_SINGLE_OBJECT } else { USUAL_PLAIN };
+    stored
+        .min(LARGEST_SINGLE_OBJECT)
+        .saturating_mul(2)
+        .saturating_add(plain)
 }
 
 /// Checks one object to the last byte. A file that is no object of the repository is not read.

@@ -1,7 +1,7 @@
 //! The chunks of one stanza. Whoever verifies a stanza is told of no other stanza's chunks (decision 47): they are
 //! found by the catalog, not by a listing.
 
-use super::{READS_AT_ONCE, Verification, check_object};
+use super::{READS_AT_ONCE, Verification, check_object, memory_of};
 use crate::repositories::OpenRepository;
 use futures::StreamExt;
 use pgmesh_protocol::Failure;
@@ -54,10 +54,12 @@ impl Verification<'_> {
                 let path = repository.path_of(&ObjectName::Chunk(digest), replica.generation);
                 Some((path.to_string(), u64::from(record.stored_length)))
             });
+            let budget = &self.node.budget;
             let mut checks = futures::stream::iter(lying)
                 .map(|(path, length)| {
-                    let repository = repository.clone();
+                    let (repository, budget) = (repository.clone(), budget.clone());
                     async move {
+                        let _held = budget.hold(memory_of(&path, length)).await;
                         let checked = check_object(repo, &repository, &path).await;
                         (path, length, checked)
                     }
