@@ -54,7 +54,7 @@ impl<'p> Reader<'p> {
     pub(crate) fn may_read<B: Base>(self, view: &View<B>, digest: &Digest) -> Result<bool, ReadError> {
         match self {
             Self::Everything => Ok(true),
-            Self::Of(stanzas) => view.rights(stanzas)?.has(digest),
+            Self::Of(stanzas) => view.rights(stanzas)?.may_have(digest),
         }
     }
 }

@@ -16,7 +16,7 @@ use pgmesh_protocol::{
 use pgmesh_raft::command::{AuthorityCommand, NoteCertificate, NoteIssued, RevokeCertificates as Revoke};
 use pgmesh_raft::{
     AUTHORITIES, CERTIFICATES, CatalogError, CertificateRecord, CertificateRole, Command, FIRST_SEEN, ReadError,
-    Refusal, Reply, View, limits, short_key,
+    Refusal, Reply, Rotation, View, limits, short_key,
 };
 use pgmesh_runtime::tasks;
 use pgmesh_transport::{MemberCertificate, Role};
@@ -93,7 +93,8 @@ impl Membership {
             Some(role) if self.notes_certificates()? && !self.is_administrator_of_a_node(&member.key.0)? => {
                 let known = view.certificate(&member.key.0)?;
                 // `apply` knows for certain who signs, and whether the key was first seen during the rotation.
-                let is_rotating = view.rotation()?.is_some_and(|known| known.is_under_way());
+                let is_moving = |known: &Rotation| known.is_under_way() && known.signing() == known.next;
+                let is_rotating = view.rotation()?.as_ref().is_some_and(is_moving);
                 let is_moved = view.issuer(&member.key.0)? == Some(renewed.authority);
                 if (is_moved || !is_rotating) && known.is_some_and(|known| !gains(known.not_after)) {
                     return Ok(());

@@ -7,7 +7,8 @@ use crate::membership::Membership;
 use crate::worth::{Worth, worth};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure, JoinAccepted, RenewCertificate, now_unix};
-use pgmesh_transport::{Identity, MemberCertificate, MemberName, MeshCa, Role, Server, key_of_request};
+use pgmesh_raft::{AuthorityId, Rotation};
+use pgmesh_transport::{Identity, MemberCertificate, MemberName, Role, Server, key_of_request};
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -24,7 +25,7 @@ impl Membership {
     /// Renews this node's certificate and its administrator's in time, until the node stops.
     pub(crate) async fn keep_renewing(self: Arc<Self>, server: Arc<Server>) {
         loop {
-            match self.renew_own(&server) {
+            match self.renew_own(&server, None) {
                 Ok(renewed) => self.audit_renewals(&renewed).await,
                 Err(failure) => {
                     tracing::warn!(error = %failure, "this node's certificates could not be renewed; it is tried again");
@@ -34,11 +35,17 @@ impl Membership {
         }
     }
 
-    /// Renews what is due or of another authority than it is to be. Returns the certificates that were renewed.
-    pub(crate) fn renew_own(&self, server: &Server) -> Result<Vec<MemberCertificate>, Failure> {
+    /// Renews what is due, under the authority that it has, or what is of another authority than the rotation says. A
+    /// catalog that lags, or is empty, moves no certificate to another authority. Returns the certificates that were
+    /// renewed.
+    pub(crate) fn renew_own(
+        &self,
+        server: &Server,
+        rotation: Option<&Rotation>,
+    ) -> Result<Vec<MemberCertificate>, Failure> {
         let _held = self.identity_files.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = Vec::new();
-        if let Some(renewed) = self.renewed(&self.layout.identity(), &self.authority_of_nodes()?)? {
+        if let Some(renewed) = self.renewed(&self.layout.identity(), rotation.map(Rotation::of_nodes))? {
             server
                 .replace_identity(&renewed)
                 .map_err(|error| crypto("the renewed certificate cannot be used", &error))?;
@@ -47,12 +54,19 @@ impl Membership {
             all.push(renewed.member().clone());
             self.replace_identity(renewed);
         }
-        if let Some(renewed) = self.renewed(&self.layout.admin(), &self.authority()?)? {
-            tracing::info!(
-                expires = renewed.expires_at(),
-                "the administrator's certificate is renewed"
-            );
-            all.push(renewed.member().clone());
+        match self.renewed(&self.layout.admin(), rotation.map(Rotation::signing)) {
+            Ok(Some(renewed)) => {
+                tracing::info!(
+                    expires = renewed.expires_at(),
+                    "the administrator's certificate is renewed"
+                );
+                all.push(renewed.member().clone());
+            }
+            Ok(None) => {}
+            // The node goes on without it.
+            Err(failure) => {
+                tracing::warn!(error = %failure, "the administrator's certificate in node-path could not be renewed");
+            }
         }
         Ok(all)
     }
@@ -66,18 +80,20 @@ impl Membership {
         }
     }
 
-    /// The identity in a directory with a new certificate of this authority for its key, kept there, when it is due or
-    /// of another authority.
-    fn renewed(&self, directory: &Path, authority: &MeshCa) -> Result<Option<Identity>, Failure> {
+    /// The identity in a directory with a new certificate for its key, kept there, when it is due, or of another
+    /// authority than `wanted`.
+    fn renewed(&self, directory: &Path, wanted: Option<AuthorityId>) -> Result<Option<Identity>, Failure> {
         let identity =
             Identity::load(directory).map_err(|error| crypto("a certificate of this node cannot be read", &error))?;
         let member = identity.member();
-        let id = authority.id();
-        let is_of_other =
-            id.map_err(|error| crypto("the mesh's authority cannot be used", &error))? != member.authority;
-        if !is_of_other && !is_due(member.not_before, member.not_after, now_unix()) {
+        let id = wanted.unwrap_or(member.authority);
+        if id == member.authority && !is_due(member.not_before, member.not_after, now_unix()) {
             return Ok(None);
         }
+        let authority = self.authority_of(&id)?.ok_or_else(|| {
+            let what = "this node does not have the key of the authority that its certificate is to be of";
+            Failure::new(ExitCode::Crypto, what).again()
+        })?;
         let csr = identity
             .renewal_csr_der()
             .map_err(|error| crypto("a certificate request cannot be made", &error))?;
@@ -109,6 +125,8 @@ impl Membership {
                 Failure::new(ExitCode::Crypto, "a certificate is renewed for its own key only").remedy(JOIN_AGAIN),
             );
         }
+        // A catalog that lags, or that this node has not received yet, knows neither the rows nor who signs.
+        drop(self.catalog.view_linearizable().await.map_err(Failure::from)?);
         let (role, name) = self.granted(member)?;
         let authority = self.authority()?;
         let certificate = authority

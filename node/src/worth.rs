@@ -33,6 +33,14 @@ pub(crate) enum Worth {
 /// The worth of a certificate, by this view. A certificate that was issued by a join depends on its row in the catalog,
 /// and on no node.
 pub(crate) fn worth(view: &View, member: &MemberCertificate) -> Worth {
+    // A node that has just joined knows of no row and no rotation.
+    if member.role != Role::Node {
+        match view.mesh() {
+            Ok(Some(_)) => {}
+            Ok(None) => return Worth::Unknown("it has not received the mesh's catalog yet".to_owned()),
+            Err(error) => return Worth::Unknown(chain(&error)),
+        }
+    }
     match member.role {
         Role::Node => worth_of_node(view, member.name.as_str(), &member.key.0),
         // The administrator's certificate in a node's node-path has the node's name, and goes with the node.

@@ -4,7 +4,7 @@
 //! code that tells its own version. So the other program can name both versions instead of a TLS alert.
 
 /// The version of the wire protocol that this program speaks.
-pub const WIRE_VERSION: u16 = 7;
+pub const WIRE_VERSION: u16 = 8;
 
 /// The highest version that a server knows how to refuse politely.
 const HIGHEST_REFUSED: u16 = 16;

@@ -52,7 +52,7 @@ impl Membership {
     }
 
     /// One of the mesh's authorities, if this node has its key.
-    pub(super) fn authority_of(&self, id: &AuthorityId) -> Result<Option<MeshCa>, Failure> {
+    pub(crate) fn authority_of(&self, id: &AuthorityId) -> Result<Option<MeshCa>, Failure> {
         for folder in [self.authority_folder(id), self.layout.ca()] {
             if MeshCa::exists(&folder) {
                 let ca = load(&folder)?;

@@ -90,7 +90,7 @@ pub(crate) fn look_again<B: Base>(
     let rights = view.rights([stanza])?;
     let mut own = Vec::new();
     for digest in chunks {
-        if rights.has(&digest)? {
+        if rights.may_have(&digest)? {
             own.push(digest);
         }
     }
@@ -159,7 +159,7 @@ impl<'a> LookedUp<'a> {
         let rights = view.rights([self.stanza])?;
         for group in digests.chunks(QUERY_LIMIT) {
             for (digest, chunk) in group.iter().zip(view.chunks_with_condemned(group)?) {
-                let is_its = rights.has(digest)?;
+                let is_its = rights.may_have(digest)?;
                 self.note(*digest, chunk.filter(|_| is_its));
             }
         }

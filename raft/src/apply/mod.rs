@@ -287,7 +287,10 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
         Command::RaiseLevel { level } => node::raise_level(step, level),
         Command::Compared { repo, era, all } => mesh::compared(step, repo, era, all),
         Command::RegisterNode { name, record } => node::register(step, name, record),
-        Command::AdmitNode(admit) => node::admit(step, *admit),
+        Command::AdmitNode(admit) => {
+            rotation::refuse_unnamed(step)?;
+            node::admit(step, *admit)
+        }
         Command::RenumberNode {
             name,
             number,

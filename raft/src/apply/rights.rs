@@ -41,9 +41,15 @@ impl<'n> Holder<'n> {
         })
     }
 
-    /// Whether the stanza has the right to the chunk.
+    /// Whether the stanza has the right to the chunk, or its uses are not known yet: a restore goes on, and so does a
+    /// backup that carries over what the one before it has.
+    pub(crate) fn may_have<B: Base>(&self, base: &B, digest: &Digest) -> Result<bool, ReadError> {
+        Ok(self.is_unlisted || self.has(base, digest)?)
+    }
+
+    /// Whether the stanza has the right to the chunk for certain.
     pub(crate) fn has<B: Base>(&self, base: &B, digest: &Digest) -> Result<bool, ReadError> {
-        Ok(self.is_unlisted || has_use(base, self.stanza, digest)? || has_shown(base, self.stanza, digest)?)
+        Ok(has_use(base, self.stanza, digest)? || has_shown(base, self.stanza, digest)?)
     }
 }
 
@@ -121,7 +127,7 @@ pub(super) fn need<B: Base>(
 ) -> Outcome<()> {
     let holder = Holder::read(step.txn, stanza)?;
     for digest in chunks {
-        if !holder.has(step.txn, &digest)? {
+        if !holder.may_have(step.txn, &digest)? {
             let stanza = stanza.clone();
             return Err(Refusal::ChunkMissing { stanza, digest }.into());
         }
@@ -218,7 +224,12 @@ mod tests {
     }
 
     fn has(world: &World, stanza: &StanzaName, number: u8) -> bool {
-        world.view().rights([stanza]).unwrap().has(&digest(number)).unwrap()
+        world
+            .view()
+            .rights([stanza])
+            .unwrap()
+            .may_have(&digest(number))
+            .unwrap()
     }
 
     fn upload(world: &mut World, session: SessionId, number: u8) {
@@ -451,6 +462,7 @@ mod tests {
         assert!(!has(&world, &stanza(), 1));
         world.run(Command::CommitBackup(Box::new(given))).unwrap();
         assert!(has(&world, &stanza(), 1));
+        assert!(!world.view().rights([&stanza()]).unwrap().has(&digest(1)).unwrap());
         let end = EndListing {
             stanza: stanza(),
             began: world.applied(),

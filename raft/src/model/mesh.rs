@@ -22,7 +22,7 @@ pub struct MeshRecord {
 
 impl MeshRecord {
     /// The table format that this program reads and writes. Format 1 was never released.
-    pub const CATALOG_FORMAT: u32 = 7;
+    pub const CATALOG_FORMAT: u32 = 8;
 }
 
 /// How commands are applied.

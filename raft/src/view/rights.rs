@@ -17,7 +17,21 @@ pub struct Rights<'v, B> {
 }
 
 impl<B: Base> Rights<'_, B> {
-    /// Whether one of the stanzas has the right to the chunk. Nothing is said of whether the chunk is there.
+    /// Whether one of the stanzas has the right to the chunk, or has uses that are not known yet (after a rebuild).
+    /// Nothing is said of whether the chunk is there.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn may_have(&self, digest: &Digest) -> Result<bool, ReadError> {
+        for holder in &self.holders {
+            if holder.may_have(self.base, digest)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether one of the stanzas has the right to the chunk for certain. Nothing is said of whether the chunk is there.
     ///
     /// # Errors
     /// [`ReadError`].
