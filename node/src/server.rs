@@ -11,7 +11,7 @@ use crate::{Node, anew};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_runtime::tasks;
-use pgmesh_transport::{Account, CloseCode, Identity, Peer, Server};
+use pgmesh_transport::{CloseCode, Identity, Peer, Server};
 use std::fs::File;
 use std::future::Future;
 use std::sync::Arc;
@@ -157,7 +157,7 @@ async fn serve_connection(node: Arc<Node>, incoming: pgmesh_transport::Incoming)
     };
     tracing::debug!(%remote, actor, "connected");
     let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
-    node.backups.clients.connected(number, Account::of(&peer));
+    node.backups.clients.connected(number, peer.account());
     let served = Arc::new(Served::new(node.clone(), &session, actor.clone(), number));
     tokio::select! {
         () = served.accept_streams(&session) => {}

@@ -7,7 +7,7 @@ use std::{fmt, sync::Arc};
 
 use pgmesh_storage::StanzaName;
 
-use crate::{role::Role, session::Peer};
+use crate::role::Role;
 
 /// The users of a node among which its memory and its connections are shared.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -39,13 +39,6 @@ impl Account {
             Role::Monitor => Self::Monitors,
             Role::Client { stanzas } | Role::Restore { stanzas } => Self::of_stanzas(stanzas),
         }
-    }
-
-    /// The account of a peer. A peer without a certificate has one stream and one small message, and shares nothing: it
-    /// is counted with monitors.
-    pub fn of(peer: &Peer) -> Self {
-        peer.member()
-            .map_or(Self::Monitors, |member| Self::of_role(&member.role))
     }
 }
 

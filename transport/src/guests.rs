@@ -15,7 +15,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::{account::Account, tuning::MAX_SESSIONS};
+use crate::{
+    account::Account,
+    tuning::{MAX_SESSIONS, Rank},
+};
 
 /// Connections of clients at once: the rest of [`MAX_SESSIONS`] is for nodes and for handshakes.
 pub(crate) const MAX_CLIENT_SESSIONS: usize = MAX_SESSIONS - 512;
@@ -31,17 +34,6 @@ const WIDE: usize = 4;
 const MIDDLE: usize = 16;
 /// With so many connections of all clients none is narrow.
 const FEW: usize = 64;
-
-/// How much a connection may use: by its age among the connections of its account.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Rank {
-    /// One of the account's many: 64 KiB of window, 4 streams.
-    Narrow,
-    /// Behind the first four: 1 MiB of window, 16 streams.
-    Middle,
-    /// One of the account's first four, or of a peer that is not counted: the tuned windows and streams.
-    Wide,
-}
 
 /// Why a client gets no connection now.
 #[derive(Debug, Clone, PartialEq, Eq)]

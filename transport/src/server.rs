@@ -15,7 +15,7 @@ use tokio::{
 use crate::{
     account::Account,
     certificate::{CertificateError, MemberCertificate},
-    guests::{Guests, Rank},
+    guests::Guests,
     identity::Identity,
     joining::Joining,
     lost::CloseCode,
@@ -24,7 +24,7 @@ use crate::{
     socket,
     stream::StreamError,
     tls::{self, TlsSetupError},
-    tuning::{HANDSHAKE_LIMIT, INCOMING_BUFFER, MAX_HANDSHAKES, MAX_INCOMING, MAX_JOINING, MAX_SESSIONS, Tuning},
+    tuning::{HANDSHAKE_LIMIT, INCOMING_BUFFER, MAX_HANDSHAKES, MAX_INCOMING, MAX_JOINING, MAX_SESSIONS, Rank, Tuning},
     welcome,
     wire_version::{Negotiated, Purpose, WIRE_VERSION, negotiated},
 };

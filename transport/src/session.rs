@@ -11,14 +11,15 @@ use pgmesh_storage::StanzaName;
 use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle, time::Instant, time::timeout};
 
 use crate::{
+    account::Account,
     certificate::MemberCertificate,
-    guests::{Guest, Rank},
+    guests::Guest,
     joining::JoinPlace,
     liveness::ConnectionEnd,
     lost::{CloseCode, ConnectionLost},
     role::Role,
     stream::Stream,
-    tuning::{JOIN_LIFETIME, TOKEN_LIMIT, Tuning},
+    tuning::{JOIN_LIFETIME, Rank, TOKEN_LIMIT, Tuning},
 };
 
 /// The other end of a connection.
@@ -42,6 +43,13 @@ impl Peer {
     /// Whether the peer may see what there is of this stanza.
     pub fn may_see(&self, stanza: &StanzaName) -> bool {
         self.member().is_some_and(|member| member.role.may_see(stanza))
+    }
+
+    /// The account under which the peer's use of the node counts. A peer without a certificate has one stream and one
+    /// small message: it is counted with monitors.
+    pub fn account(&self) -> Account {
+        self.member()
+            .map_or(Account::Monitors, |member| Account::of_role(&member.role))
     }
 
     /// Whether the peer is another node.

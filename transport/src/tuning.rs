@@ -4,8 +4,6 @@ use std::{sync::Arc, time::Duration};
 
 use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt, congestion::CubicConfig};
 
-use crate::guests::Rank;
-
 /// A connection is lost after this time without a packet. With [`KEEP_ALIVE`] a silent death is noticed within 3 s.
 pub const IDLE_TIMEOUT: Duration = Duration::from_millis(2500);
 
@@ -42,6 +40,17 @@ pub const MAX_SESSIONS: usize = 4096;
 
 /// Connections without a certificate at once.
 pub const MAX_JOINING: usize = 32;
+
+/// How much a connection may use: by its age among the connections of its account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rank {
+    /// One of the account's many: 64 KiB of window, 4 streams.
+    Narrow,
+    /// Behind the first four: 1 MiB of window, 16 streams.
+    Middle,
+    /// One of the account's first four, or of a peer that is not counted: the tuned windows and streams.
+    Wide,
+}
 
 /// Unread bytes that a connection without a certificate (yet) may make a server keep.
 pub(crate) const UNAUTHENTICATED_WINDOW: u32 = 64 * 1024;

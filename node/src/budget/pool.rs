@@ -127,7 +127,7 @@ impl First<'_> {
     /// Whether free units are kept for it: else smaller asks would pass it for ever.
     fn keeps(&self) -> bool {
         let over = self.waited.saturating_sub(self.patience());
-        self.has_waited() && self.held == 0 && over.as_millis() / KEEPING.as_millis() % 2 == 0
+        self.has_waited() && self.held == 0 && (over.as_millis() / KEEPING.as_millis()).is_multiple_of(2)
     }
 }
 
@@ -313,9 +313,9 @@ impl Pool {
     }
 
     /// Ends a transfer where another client's account waits for too long: the youngest one of the account that holds
-    /// most, if that is more than its part of the budget by the number of accounts. The oldest one goes on, since a slow
-    /// link would never get anything done otherwise, unless it hardly moves. Nothing is ended in vain: with what is free
-    /// the ask has to fit. The account and what it held, if one was ended.
+    /// most, if that is more than its part of the budget by the number of accounts. The oldest one goes on, since a
+    /// slow link would never get anything done otherwise, unless it hardly moves. Nothing is ended in vain: with what
+    /// is free the ask has to fit. The account and what it held, if one was ended.
     pub(super) fn end_overdue(&mut self, now: Duration) -> Option<(Account, u64)> {
         for transfer in self.shares.values_mut().flat_map(|share| share.transfers.values_mut()) {
             transfer.look(now);

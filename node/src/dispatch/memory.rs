@@ -7,8 +7,8 @@ use pgmesh_raft::ObjectRef;
 use pgmesh_storage::{LARGEST_SINGLE_OBJECT, ObjectName};
 use pgmesh_transport::{Peer, Role};
 
-/// The memory of a segment until it is sent: as it was stored, and decrypted. A segment has 16 MiB, unless a cluster was
-/// made with larger ones.
+/// The memory of a segment until it is sent: as it was stored, and decrypted. A segment has 16 MiB, unless a cluster
+/// was made with larger ones.
 const SEGMENT_READ: u64 = 2 * LARGEST_SINGLE_OBJECT;
 /// The memory of a chunk for another node.
 const CHUNK_READ: u64 = 2 << 20;
@@ -19,8 +19,8 @@ const LONG: u64 = 4 << 10;
 /// An answer that is short but for stanzas with very many backups.
 const USUAL_ANSWER: u64 = 256 << 10;
 
-/// The bytes that a request takes until it is served: its encoding, and what is decoded of it. None for a short one, and
-/// for a node, whose messages of the Raft group wait for nothing.
+/// The bytes that a request takes until it is served: its encoding, and what is decoded of it. None for a short one,
+/// and for a node, whose messages of the Raft group wait for nothing.
 pub(super) fn of_message(peer: &Peer, length: usize) -> Option<u64> {
     let length = length as u64;
     (length > LONG && !peer.is_node()).then_some(2 * length)

@@ -49,7 +49,7 @@ impl Served {
             node,
             peer: session.peer().clone(),
             actor,
-            account: Account::of(session.peer()),
+            account: session.peer().account(),
             receiving: Receiving::default(),
             remote: session.remote_address().ip().to_canonical(),
             number,
@@ -127,8 +127,8 @@ impl Served {
         Exchange::new(stream, purse)
     }
 
-    /// The memory of the connection's bodies. Nodes have a budget of their own: were it shared, two nodes could wait for
-    /// each other's memory for ever.
+    /// The memory of the connection's bodies. Nodes have a budget of their own: were it shared, two nodes could wait
+    /// for each other's memory for ever.
     fn budget(&self) -> &Budget {
         match self.peer.is_node() {
             true => &self.node.peer_budget,

@@ -10,6 +10,7 @@
 
 mod backfilling;
 pub(crate) mod garbage;
+mod listed;
 mod lost;
 mod orphans;
 mod pace;
@@ -18,6 +19,7 @@ pub(crate) mod repair;
 mod repair_lease;
 mod repair_parts;
 mod stock;
+mod stuck;
 pub(crate) mod sweep;
 
 use crate::archive::Archive;
@@ -43,8 +45,8 @@ pub struct Janitor {
     /// names of all known chunks.
     finding_orphans: tokio::sync::Mutex<()>,
     lost: LostSearch,
-    listed: release::Listed,
-    stuck: release::Stuck,
+    listed: listed::Listed,
+    stuck: stuck::Stuck,
     pace: Pace,
 }
 
@@ -67,8 +69,8 @@ impl Janitor {
             collecting: tokio::sync::Mutex::default(),
             finding_orphans: tokio::sync::Mutex::default(),
             lost: LostSearch::default(),
-            listed: release::Listed::default(),
-            stuck: release::Stuck::default(),
+            listed: listed::Listed::default(),
+            stuck: stuck::Stuck::default(),
         }
     }
 }

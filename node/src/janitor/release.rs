@@ -6,15 +6,13 @@
 //! chunks when it is deleted: a repository explains itself, and never has a manifest without its chunks.
 
 use crate::janitor::{Janitor, Part};
-use pgmesh_protocol::{Failure, StuckRelease, now_unix};
+use pgmesh_protocol::{Failure, StuckRelease};
 use pgmesh_raft::command::{DropUses, EndListing, NoteUses, Release};
-use pgmesh_raft::limits::{self, shortened};
 use pgmesh_raft::{CatalogError, Command, LogIndex, ObjectRef, Refusal, Reply, UseEvent, View};
 use pgmesh_storage::{BackupLabel, Digest, RepoKey, StanzaName};
-use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
 
 use super::sweep::backed_off;
 
@@ -26,8 +24,6 @@ const LOOK: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 2_000 
 const AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(120));
 /// The pause after each command while a backup runs: its commit may have to look at the chunks again.
 const GAP: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 20 });
-/// How soon a stanza with lost manifests is listed again.
-const LIST_AGAIN: Duration = Duration::from_secs(3600);
 /// A backup's chunks are compared in so many parts for each of so many bytes.
 const LISTED_BITS: u32 = 40;
 
@@ -74,45 +70,6 @@ impl Round {
             Ok(_) => Ok(true),
             Err(error) => Err(error.into()),
         }
-    }
-}
-
-/// Since when objects that have expired are not deleted, and why.
-#[derive(Debug, Default)]
-pub(super) struct Stuck(Mutex<Option<StuckRelease>>);
-
-impl Stuck {
-    /// The outcome of a round: none where nothing is left. The first round that left something says since when.
-    fn set(&self, why: Option<String>) {
-        let mut stuck = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = stuck.as_ref().map_or_else(now_unix, |stuck| stuck.since);
-        *stuck = why.map(|why| StuckRelease {
-            since,
-            why: shortened(why, limits::REASON),
-        });
-    }
-
-    fn get(&self) -> Option<StuckRelease> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-/// When the uses of stanzas with lost manifests were last listed.
-#[derive(Debug, Default)]
-pub(super) struct Listed(Mutex<BTreeMap<StanzaName, Instant>>);
-
-impl Listed {
-    /// Whether the stanza is to be listed again; notes that it is.
-    fn is_due(&self, stanza: &StanzaName) -> bool {
-        let mut listed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        let is_due = listed
-            .get(stanza)
-            .is_none_or(|at| now.saturating_duration_since(*at) >= LIST_AGAIN);
-        if is_due {
-            listed.insert(stanza.clone(), now);
-        }
-        is_due
     }
 }
 

@@ -31,7 +31,8 @@ impl<B: Base> Rights<'_, B> {
         Ok(false)
     }
 
-    /// Whether one of the stanzas has the right to the chunk for certain. Nothing is said of whether the chunk is there.
+    /// Whether one of the stanzas has the right to the chunk for certain. Nothing is said of whether the chunk is
+    /// there.
     ///
     /// # Errors
     /// [`ReadError`].
