@@ -4,6 +4,9 @@ mod pool;
 
 use pgmesh_transport::{Account, Stream, StreamCode, StreamError};
 use pool::{Pool, Ticket};
+
+pub(crate) use pool::Urgency;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -45,6 +48,7 @@ pub(crate) struct Moving {
     budget: Budget,
     account: Account,
     ticket: Ticket,
+    is_active: Arc<AtomicBool>,
     ended: oneshot::Receiver<()>,
 }
 
@@ -59,11 +63,13 @@ impl Moving {
         stream: &mut Stream,
         transfer: impl AsyncFnOnce(&mut Stream) -> Result<T, StreamError>,
     ) -> Result<T, StreamError> {
+        self.is_active.store(true, Ordering::Relaxed);
         let result = tokio::select! {
             biased;
             result = transfer(stream) => Some(result),
             _ = &mut self.ended => None,
         };
+        self.is_active.store(false, Ordering::Relaxed);
         result.unwrap_or_else(|| {
             stream.stop(StreamCode::BUSY);
             Err(StreamError::Busy)
@@ -106,8 +112,13 @@ impl Budget {
 
     /// Waits for so many bytes for an account, as [`hold`](Self::hold).
     pub async fn hold_for(&self, account: &Account, bytes: u64) -> Held {
+        self.hold_with(account, bytes, Urgency::Usual).await
+    }
+
+    /// Waits for so many bytes for an account, before or behind its other asks.
+    pub(crate) async fn hold_with(&self, account: &Account, bytes: u64, urgency: Urgency) -> Held {
         let (granted, told) = oneshot::channel();
-        let mut ask = self.ask(account, bytes, granted);
+        let mut ask = self.ask(account, (bytes, urgency), granted);
         // The pool drops no ask without a grant while somebody waits for it.
         if told.await.is_err() {
             std::future::pending::<()>().await;
@@ -120,7 +131,12 @@ impl Budget {
         }
     }
 
-    fn ask<'b>(&'b self, account: &'b Account, bytes: u64, granted: oneshot::Sender<()>) -> Ask<'b> {
+    fn ask<'b>(
+        &'b self,
+        account: &'b Account,
+        (bytes, urgency): (u64, Urgency),
+        granted: oneshot::Sender<()>,
+    ) -> Ask<'b> {
         let now = self.now();
         let mut pool = self.pool();
         let units = units_of(bytes).min(pool.total());
@@ -128,7 +144,7 @@ impl Budget {
             budget: self,
             account,
             units,
-            ticket: pool.ask(account, units, granted, now),
+            ticket: pool.ask(account, (units, urgency), granted, now),
             is_taken: false,
         }
     }
@@ -202,8 +218,11 @@ impl Held {
         let units = *self.units.lock().unwrap_or_else(PoisonError::into_inner);
         let (end, ended) = oneshot::channel();
         let now = self.budget.now();
-        let ticket = self.budget.pool().begin(&self.account, units, stream.moved(), end, now);
+        let is_active = Arc::<AtomicBool>::default();
+        let bytes = (stream.moved(), is_active.clone());
+        let ticket = self.budget.pool().begin(&self.account, units, bytes, end, now);
         Moving {
+            is_active,
             budget: self.budget.clone(),
             account: self.account.clone(),
             ticket,

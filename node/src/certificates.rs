@@ -85,8 +85,13 @@ impl Membership {
     ) -> Result<(), Failure> {
         let (actor, not_after) = (actor_of(member), renewed.not_after);
         let view = self.catalog.view();
-        if let Worth::Nothing { why, .. } = worth(&view, member) {
-            return Err(Failure::new(ExitCode::Crypto, why).remedy(JOIN_AGAIN));
+        match worth(&view, member) {
+            Worth::Nothing { why, .. } => return Err(Failure::new(ExitCode::Crypto, why).remedy(JOIN_AGAIN)),
+            Worth::Unknown(why) => {
+                let what = "whether the certificate counts is not known";
+                return Err(Failure::new(ExitCode::Runtime, what).because(why).again());
+            }
+            Worth::Member | Worth::Unheard => {}
         }
         let gains = |before: i64| not_after.saturating_sub(before) >= limits::RENEWAL;
         let command = match noted_role(&member.role) {

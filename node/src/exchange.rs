@@ -1,7 +1,7 @@
 //! One request on its stream, its answers, and the memory that they take: a part of the budget for the asker's account,
 //! held before the bytes are read, until they are delivered.
 
-use crate::budget::{Budget, Held, Moving};
+use crate::budget::{Budget, Held, Moving, Urgency};
 use bytes::Bytes;
 use pgmesh_protocol::{
     Call, ExitCode, Failure, GetSegment, MESSAGE_LIMIT, PartsTurn, PayloadHead, PushSegment, SegmentPart,
@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 /// Bytes a second. A body that moves more slowly, in either direction, is given up.
-const SLOWEST: u64 = 4 << 10;
+const SLOWEST: u64 = 1 << 10;
 
 /// A body that waits for memory looks this often whether it is in the way of another one.
 const LOOK: Duration = Duration::from_secs(3);
@@ -114,22 +114,31 @@ impl<'s> Exchange<'s> {
     /// # Errors
     /// The asker has given the stream up, or its connection is gone.
     pub(crate) async fn hold(&mut self, bytes: u64) -> Result<Arc<Held>, StreamError> {
+        self.hold_as(bytes, Urgency::Usual).await
+    }
+
+    async fn hold_as(&mut self, bytes: u64, urgency: Urgency) -> Result<Arc<Held>, StreamError> {
         // Whoever holds a part could wait for ever for one that does not fit beside it.
         (self.held, self.moving) = (None, None);
-        let held = Arc::new(self.hold_more(bytes).await?);
+        let held = Arc::new(self.wait(bytes, urgency).await?);
         self.held = Some(held.clone());
         Ok(held)
+    }
+
+    /// Keeps the memory of a long request until it is served, or until memory for its body is asked for.
+    pub(crate) fn keep(&mut self, message: Held) {
+        self.held = Some(Arc::new(message));
     }
 
     /// The same for a request whose body follows.
     ///
     /// # Errors
     /// [`StreamError::Busy`] if the body keeps others of the connection from arriving. Else as [`Self::hold`].
-    pub(crate) async fn hold_for_body(&mut self, bytes: u64) -> Result<Arc<Held>, StreamError> {
+    pub(crate) async fn hold_for_body(&mut self, bytes: u64, urgency: Urgency) -> Result<Arc<Held>, StreamError> {
         let receiving = self.purse.receiving;
         let held = tokio::select! {
             biased;
-            held = self.hold(bytes) => Some(held),
+            held = self.hold_as(bytes, urgency) => Some(held),
             () = receiving.are_stuck() => None,
         };
         held.unwrap_or_else(|| {
@@ -143,9 +152,21 @@ impl<'s> Exchange<'s> {
     /// # Errors
     /// The asker has given the stream up, or its connection is gone.
     pub(crate) async fn hold_more(&self, bytes: u64) -> Result<Held, StreamError> {
+        self.wait(bytes, Urgency::Usual).await
+    }
+
+    /// The same for a part of a push.
+    ///
+    /// # Errors
+    /// The asker has given the stream up, or its connection is gone.
+    pub(crate) async fn hold_part(&self, bytes: u64) -> Result<Held, StreamError> {
+        self.wait(bytes, Urgency::Push).await
+    }
+
+    async fn wait(&self, bytes: u64, urgency: Urgency) -> Result<Held, StreamError> {
         tokio::select! {
             biased;
-            held = self.purse.budget.hold_for(self.purse.account, bytes) => Ok(held),
+            held = self.purse.budget.hold_with(self.purse.account, bytes, urgency) => Ok(held),
             gone = self.stream.given_up() => Err(gone),
         }
     }
@@ -284,6 +305,11 @@ impl<'s> Exchange<'s> {
     /// The stream has failed, or the asker reads no more.
     pub(crate) async fn deliver(mut self) -> Result<(), StreamError> {
         self.stream.finish()?;
+        if self.sent == 0 {
+            // The request is done: to end its answer would repeat it, and frees nothing worth it.
+            self.moving = None;
+            self.held = None;
+        }
         self.transfer(self.sent, async |stream| stream.delivered().await).await
     }
 

@@ -26,7 +26,12 @@ impl Membership {
     pub(crate) async fn keep_renewing(self: Arc<Self>, server: Arc<Server>) {
         loop {
             match self.renew_own(&server, None) {
-                Ok(renewed) => self.audit_renewals(&renewed).await,
+                Ok((renewed, admin)) => {
+                    self.audit_renewals(&renewed).await;
+                    if let Err(failure) = admin {
+                        tracing::warn!(error = %failure, "the administrator's certificate in node-path is not renewed");
+                    }
+                }
                 Err(failure) => {
                     tracing::warn!(error = %failure, "this node's certificates could not be renewed; it is tried again");
                 }
@@ -37,12 +42,12 @@ impl Membership {
 
     /// Renews what is due, under the authority that it has, or what is of another authority than the rotation says. A
     /// catalog that lags, or is empty, moves no certificate to another authority. Returns the certificates that were
-    /// renewed.
+    /// renewed, and whether the administrator's in node-path is as it should be.
     pub(crate) fn renew_own(
         &self,
         server: &Server,
         rotation: Option<&Rotation>,
-    ) -> Result<Vec<MemberCertificate>, Failure> {
+    ) -> Result<(Vec<MemberCertificate>, Result<(), Failure>), Failure> {
         let _held = self.identity_files.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = Vec::new();
         if let Some(renewed) = self.renewed(&self.layout.identity(), rotation.map(Rotation::of_nodes))? {
@@ -54,21 +59,18 @@ impl Membership {
             all.push(renewed.member().clone());
             self.replace_identity(renewed);
         }
-        match self.renewed(&self.layout.admin(), rotation.map(Rotation::signing)) {
-            Ok(Some(renewed)) => {
+        // The node goes on without its administrator.
+        let admin = self.renewed(&self.layout.admin(), rotation.map(Rotation::signing));
+        let admin = admin.map(|renewed| {
+            if let Some(renewed) = renewed {
                 tracing::info!(
                     expires = renewed.expires_at(),
                     "the administrator's certificate is renewed"
                 );
                 all.push(renewed.member().clone());
             }
-            Ok(None) => {}
-            // The node goes on without it.
-            Err(failure) => {
-                tracing::warn!(error = %failure, "the administrator's certificate in node-path could not be renewed");
-            }
-        }
-        Ok(all)
+        });
+        Ok((all, admin))
     }
 
     /// They count without it: the node has the authority.
@@ -149,8 +151,13 @@ impl Membership {
     /// that is shown may be forged.
     fn granted(&self, member: &MemberCertificate) -> Result<(Role, MemberName), Failure> {
         let view = self.catalog.view();
-        if let Worth::Nothing { why, .. } = worth(&view, member) {
-            return Err(Failure::new(ExitCode::Crypto, why).remedy(JOIN_AGAIN));
+        match worth(&view, member) {
+            Worth::Nothing { why, .. } => return Err(Failure::new(ExitCode::Crypto, why).remedy(JOIN_AGAIN)),
+            Worth::Unknown(why) => {
+                let what = "whether the certificate counts is not known";
+                return Err(Failure::new(ExitCode::Runtime, what).because(why).again());
+            }
+            Worth::Member | Worth::Unheard => {}
         }
         let Some(row) = view.certificate(&member.key.0)? else {
             return Ok((member.role.clone(), member.name.clone()));
@@ -169,7 +176,45 @@ fn crypto(what: &str, error: &dyn std::error::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use super::is_due;
+    use super::*;
+    use crate::testing::{SUITE, settings};
+    use crate::{Layout, Node, SessionTimes, init};
+    use pgmesh_raft::{Catalog, CatalogOptions};
+    use pgmesh_transport::MeshCa;
+    use std::fs;
+
+    /// A node that has just joined knows of no row and of no rotation: a forged administrator would get a certificate of
+    /// the new authority.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_node_without_a_catalog_renews_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let repository = folder.path().join("repo");
+        let settings = settings(&folder.path().join("node"), &[&repository], SessionTimes::default());
+        init(&settings, SUITE).await.unwrap();
+        let layout = Layout::new(&settings.path);
+        fs::remove_dir_all(layout.catalog()).unwrap();
+        Catalog::create_joining(&layout.catalog(), 2, &CatalogOptions::default())
+            .await
+            .unwrap();
+        let identity = Identity::load(&layout.identity()).unwrap();
+        let authority = MeshCa::load(&layout.ca()).unwrap();
+        let forged = authority
+            .issue(&Role::Admin, &"mallory".parse().unwrap(), CERTIFICATE_VALIDITY)
+            .unwrap();
+        let node = Node::open(settings, identity).await.unwrap().unwrap();
+        let known = worth(&node.catalog.view(), forged.member());
+        assert!(matches!(known, Worth::Unknown(_)), "{known:?}");
+        let renew = RenewCertificate {
+            csr: forged.renewal_csr_der().unwrap().into(),
+        };
+        let refused = node
+            .membership
+            .renew(forged.member(), &renew)
+            .await
+            .map(drop)
+            .unwrap_err();
+        assert!(refused.again, "{refused}");
+    }
 
     #[test]
     fn a_certificate_is_renewed_when_a_third_of_its_life_is_over() {

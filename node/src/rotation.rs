@@ -74,28 +74,31 @@ impl Membership {
             }
             // Trusted first, then said: from the last node's word on, certificates of it are in use.
             self.trust(server, &others(&rotation))?;
-            self.show(server, &rotation).await?;
-            return self.note_part(&rotation).await;
+            let admin = self.show(server, &rotation).await?;
+            self.note_part(&rotation).await?;
+            return admin;
         }
         self.fetch(&rotation.signing()).await?;
-        self.show(server, &rotation).await?;
+        let admin = self.show(server, &rotation).await?;
         self.trust(server, &[])?;
         self.drop_authorities_but(&rotation.signing());
+        // Else nobody would try it again.
+        admin?;
         *done = ended(&rotation);
         Ok(())
     }
 
-    /// Renews those of this node's certificates that are of another authority than they are to be.
-    async fn show(&self, server: &Server, rotation: &Rotation) -> Result<(), Failure> {
-        // One that cannot be read keeps the node from nothing: the renewal tells of it.
-        let admin = Identity::load(&self.layout.admin()).ok();
-        let is_admin_of = |id: AuthorityId| admin.is_none_or(|admin| admin.member().authority == id);
+    /// Renews those of this node's certificates that are of another authority than they are to be. Returns whether the
+    /// administrator's is as it is to be, which keeps the node from nothing.
+    async fn show(&self, server: &Server, rotation: &Rotation) -> Result<Result<(), Failure>, Failure> {
+        let admin = Identity::load(&self.layout.admin());
+        let is_admin_of = |id: AuthorityId| admin.is_ok_and(|admin| admin.member().authority == id);
         if self.is_of(&rotation.of_nodes()) && is_admin_of(rotation.signing()) {
-            return Ok(());
+            return Ok(Ok(()));
         }
-        let renewed = self.renew_own(server, Some(rotation))?;
+        let (renewed, admin) = self.renew_own(server, Some(rotation))?;
         self.audit_renewals(&renewed).await;
-        Ok(())
+        Ok(admin)
     }
 
     /// Whether this node's own certificate is of this authority.

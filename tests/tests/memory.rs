@@ -55,8 +55,8 @@ fn a_node_that_serves_eight_pushes_at_once_is_small() {
             });
         }
     });
-    // 370 to 420 MiB in a program that is not optimised, which holds 60 MiB before it does any work.
-    assert_below("the node after pushes", site.node.process().peak_memory(), 450);
+    // In a program that is not optimised, which holds 60 MiB before it does any work; node-buffer is 256 MiB.
+    assert_below("the node after pushes", site.node.process().peak_memory(), 520);
 }
 
 #[test]
@@ -247,7 +247,7 @@ fn a_hostile_client_takes_neither_the_memory_of_a_node_nor_the_time_of_another_s
         shown(&attacked)
     );
     // 60 MiB before any work, the budget, and what no budget counts. In a program that is not optimised.
-    assert_below("the node under attack", site.node.process().peak_memory(), 400);
+    assert_below("the node under attack", site.node.process().peak_memory(), 480);
     attacker.kill();
     site.host.run(&["check"]).succeeds();
 }

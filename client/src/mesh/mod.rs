@@ -52,8 +52,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The pause before a node that is busy is asked again.
-const BUSY_PAUSE: Duration = Duration::from_secs(1);
 /// A node may be silent for so long, at least.
 const LEAST_SILENCE: Duration = Duration::from_secs(2);
 
@@ -307,15 +305,17 @@ impl Mesh {
     /// After a failure: waits until it is time to try again, or tells it.
     async fn settle<C: Call>(&self, retry: &mut Retry, failed: Failed) -> Result<(), Failure> {
         let Failed { failure, link } = failed;
-        let is_busy = link::is_busy(&failure);
-        if is_busy {
-            // The node answers, and has work for others: no failure that lasts.
-            retry.progress();
-        }
-        let Some(repeat) = retry.after(&failure, Instant::now()) else {
+        let repeat = match link::is_busy(&failure) {
+            true => Some(retry.after_busy()),
+            false => retry.after(&failure, Instant::now()),
+        };
+        let Some(repeat) = repeat else {
             return Err(failure);
         };
         match link.as_deref() {
+            Some(link) if link::is_busy(&failure) => {
+                tracing::warn!(node = link.node(), "{failure}; {} is tried again", C::NAME)
+            }
             Some(link) => tracing::info!(node = link.node(), "{failure}; {} is tried again", C::NAME),
             // A long wait is explained to the user.
             None if retry.begins_a_long_wait() => tracing::warn!("{failure}; waiting for a node"),
@@ -324,8 +324,7 @@ impl Mesh {
         if let Some(link) = link.filter(|_| repeat.elsewhere) {
             self.leave(&link).await;
         }
-        let pause = if is_busy { BUSY_PAUSE } else { repeat.pause };
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(repeat.pause).await;
         Ok(())
     }
 

@@ -10,6 +10,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// An election is over within a second or two: a longer pause between two tries would add to it.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
+/// The first pause before a node that is busy is asked again.
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
+
 /// A wait whose reason is told to the user.
 const LONG: Duration = Duration::from_secs(5);
 
@@ -28,6 +31,8 @@ pub struct Retry {
     limit: Duration,
     failing_since: Option<Instant>,
     failures: u32,
+    /// Answers of nodes that serve others first.
+    busy: u32,
 }
 
 impl Retry {
@@ -37,6 +42,7 @@ impl Retry {
             limit,
             failing_since: None,
             failures: 0,
+            busy: 0,
         }
     }
 
@@ -48,6 +54,17 @@ impl Retry {
         self.failures = self.failures.saturating_add(1);
         let over = now.saturating_duration_since(since) + pause >= self.limit;
         (!over).then_some(Repeat { elsewhere, pause })
+    }
+
+    /// How to repeat the request after a node has said that it serves others first. That is no failure that lasts: the
+    /// same node is asked again after a second, later ones after up to eight, and every fourth time another node is.
+    pub fn after_busy(&mut self) -> Repeat {
+        self.progress();
+        self.busy = self.busy.saturating_add(1);
+        Repeat {
+            elsewhere: self.busy.is_multiple_of(4),
+            pause: BUSY_PAUSE * (1 << (self.busy - 1).min(3)),
+        }
     }
 
     /// Whether a wait begins that is long enough to be told of.
@@ -110,6 +127,16 @@ mod tests {
         assert_eq!(retry.after(&Failure::new(ExitCode::HostConnect, "refused"), now), None);
         let repeat = retry.after(&failure(ExitCode::Checksum), now).unwrap();
         assert!(!repeat.elsewhere && repeat.pause == FIRST_PAUSE);
+    }
+
+    #[test]
+    fn a_busy_node_is_asked_again_and_another_one_now_and_then() {
+        let mut retry = Retry::new(LIMIT);
+        let repeats: Vec<(bool, u64)> = (0..5)
+            .map(|_| retry.after_busy())
+            .map(|repeat| (repeat.elsewhere, repeat.pause.as_secs()))
+            .collect();
+        assert_eq!(repeats, [(false, 1), (false, 2), (false, 4), (true, 8), (false, 8)]);
     }
 
     #[test]

@@ -13,7 +13,7 @@
 use pgmesh_transport::Account;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -31,10 +31,19 @@ const OVERDUE: Duration = Duration::from_secs(10);
 /// A transfer is looked at for so long before it is called slow.
 const WINDOW: Duration = Duration::from_secs(60);
 /// Bytes a second. The oldest transfer of an account is ended, too, if it is slower.
-const SLOW: u64 = 16 << 10;
+const SLOW: u64 = 4 << 10;
 /// An ask that was withdrawn and comes again within this time has waited since then: a client asks again when it has
 /// heard nothing.
 const COMING_AGAIN: Duration = Duration::from_secs(15);
+
+/// Which asks of an account come first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Urgency {
+    /// PostgreSQL waits for a push, and stops when its disk is full of WAL.
+    Push,
+    /// Everything else.
+    Usual,
+}
 
 /// An ask or a transfer, by number.
 pub(super) type Ticket = u64;
@@ -69,6 +78,7 @@ struct Share {
 struct Ask {
     ticket: Ticket,
     units: u32,
+    urgency: Urgency,
     granted: oneshot::Sender<()>,
 }
 
@@ -79,6 +89,8 @@ struct Transfer {
     since: Duration,
     /// The bytes that have moved so far.
     moved: Arc<AtomicU64>,
+    /// Whether bytes are to move now: else the node works on them.
+    is_active: Arc<AtomicBool>,
     /// The bytes that had moved at a time.
     mark: (Duration, u64),
     is_slow: bool,
@@ -90,8 +102,10 @@ impl Transfer {
     fn look(&mut self, now: Duration) {
         let (since, before) = self.mark;
         let took = now.saturating_sub(since);
-        if took >= WINDOW {
-            let moved = self.moved.load(Ordering::Relaxed);
+        let moved = self.moved.load(Ordering::Relaxed);
+        if !self.is_active.load(Ordering::Relaxed) {
+            (self.mark, self.is_slow) = ((now, moved), false);
+        } else if took >= WINDOW {
             self.is_slow = moved.saturating_sub(before) < SLOW.saturating_mul(took.as_secs());
             self.mark = (now, moved);
         }
@@ -125,9 +139,10 @@ impl First<'_> {
     }
 
     /// Whether free units are kept for it: else smaller asks would pass it for ever.
-    fn keeps(&self) -> bool {
+    fn keeps(&self, most: u32) -> bool {
         let over = self.waited.saturating_sub(self.patience());
-        self.has_waited() && self.held == 0 && (over.as_millis() / KEEPING.as_millis()).is_multiple_of(2)
+        let is_fair = self.held == 0 || self.held.saturating_add(self.units) <= most;
+        self.has_waited() && is_fair && (over.as_millis() / KEEPING.as_millis()).is_multiple_of(2)
     }
 }
 
@@ -164,7 +179,13 @@ impl Pool {
     }
 
     /// Asks for units, at most the whole budget. `granted` is told when the account has them.
-    pub(super) fn ask(&mut self, account: &Account, units: u32, granted: oneshot::Sender<()>, now: Duration) -> Ticket {
+    pub(super) fn ask(
+        &mut self,
+        account: &Account,
+        (units, urgency): (u32, Urgency),
+        granted: oneshot::Sender<()>,
+        now: Duration,
+    ) -> Ticket {
         let ticket = self.ticket();
         let share = self.shares.entry(account.clone()).or_default();
         let is_new = now.saturating_sub(share.seen) > COMING_AGAIN;
@@ -172,11 +193,14 @@ impl Pool {
             share.late_since = Some(now);
         }
         share.seen = now;
-        share.asks.push_back(Ask {
+        let place = share.asks.partition_point(|ask| ask.urgency <= urgency);
+        let ask = Ask {
             ticket,
             units: units.min(self.total),
+            urgency,
             granted,
-        });
+        };
+        share.asks.insert(place, ask);
         self.waiting += 1;
         self.settle(now);
         ticket
@@ -213,7 +237,7 @@ impl Pool {
         &mut self,
         account: &Account,
         units: u32,
-        moved: Arc<AtomicU64>,
+        (moved, is_active): (Arc<AtomicU64>, Arc<AtomicBool>),
         end: oneshot::Sender<()>,
         now: Duration,
     ) -> Ticket {
@@ -223,6 +247,7 @@ impl Pool {
             units,
             since: now,
             moved,
+            is_active,
             mark,
             is_slow: false,
             end: Some(end),
@@ -280,20 +305,24 @@ impl Pool {
             if first.units.saturating_add(self.room_beside(&first, now)) <= self.free {
                 return Some(first.account.clone());
             }
-            if first.keeps() {
+            if first.keeps(self.total.saturating_sub(self.room)) {
                 return None;
             }
         }
         None
     }
 
-    /// The units that stay free when an ask is granted: none for an account that holds nothing, or that is the only one
-    /// of late.
+    /// The units that stay free when an ask is granted. None for an account that holds nothing, that is the only client
+    /// of late, or that has waited and holds no more than leaves the room.
     fn room_beside(&self, first: &First<'_>, now: Duration) -> u32 {
         let is_present = |share: &Share| share.held > 0 || now.saturating_sub(share.seen) <= PRESENT;
-        let is_other = |account: &Account| account != first.account && *account != Account::Nodes;
+        let is_other = |account: &Account| account != first.account && matches!(account, Account::Stanzas(_));
+        let is_fair = first.held.saturating_add(first.units) <= self.total.saturating_sub(self.room);
         let mut others = self.shares.iter();
-        match first.held > 0 && others.any(|(account, share)| is_other(account) && is_present(share)) {
+        match first.held > 0
+            && !(first.has_waited() && is_fair)
+            && others.any(|(account, share)| is_other(account) && is_present(share))
+        {
             true => self.room,
             false => 0,
         }
@@ -356,7 +385,8 @@ impl Share {
             // What has begun just now frees little, and its client would come again at once.
             let is_young = now.saturating_sub(transfer.since) < PATIENCE;
             let is_kept = Some(*ticket) == oldest && !transfer.is_slow;
-            let may_end = transfer.end.is_some() && !is_young && !is_kept;
+            let is_active = transfer.is_active.load(Ordering::Relaxed);
+            let may_end = transfer.end.is_some() && is_active && !is_young && !is_kept;
             may_end.then_some((*ticket, transfer.units))
         })
     }

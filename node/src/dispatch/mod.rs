@@ -10,7 +10,7 @@ mod parts;
 use crate::Node;
 use crate::authorize::{Reader, authorize};
 use crate::bounds;
-use crate::budget::{Budget, Held};
+use crate::budget::{Budget, Held, Urgency};
 use crate::exchange::{Exchange, Purse, Receiving};
 use crate::services::{Got, MapSource};
 use crate::sessions::ConnectionNumber;
@@ -97,6 +97,9 @@ async fn serve_stream(served: Arc<Served>, mut stream: Stream) {
         .and_then(|()| served.check_draining(&request))
         .and_then(|()| served.node.check_past(&request));
     let mut ex = served.exchange(&mut stream);
+    if let Some(message) = message {
+        ex.keep(message);
+    }
     let result = match allowed {
         Ok(()) => Box::pin(served.answer(request, &mut ex)).await,
         Err(refusal) => {
@@ -113,7 +116,6 @@ async fn serve_stream(served: Arc<Served>, mut stream: Stream) {
     if let Err(error) = delivered {
         tracing::debug!(actor = served.actor, request = name, %error, "a reply was not delivered");
     }
-    drop(message);
 }
 
 impl Served {
@@ -160,7 +162,7 @@ impl Served {
                 if parts_of(push.payload.plain_length).is_some() {
                     return self.push_parts(push, ex).await;
                 }
-                let held = self.hold_copies(ex, push.payload).await?;
+                let held = self.hold_copies(ex, push.payload, Urgency::Push).await?;
                 let body = ex.body(push.payload, LARGEST_SINGLE_OBJECT).await?;
                 let source = MapSource::of(&push, &body, &held);
                 let (stanza, file) = (push.stanza.clone(), push.file.clone());
@@ -207,7 +209,7 @@ impl Served {
                 if let Err(failure) = self.check_held(put.session) {
                     return ex.reply::<PutChunk>(Err(failure)).await;
                 }
-                let held = self.hold_copies(ex, put.payload).await?;
+                let held = self.hold_copies(ex, put.payload, Urgency::Usual).await?;
                 let body = ex.body(put.payload, CHUNK_BODY_LIMIT).await?;
                 ex.reply::<PutChunk>(node.backups.put_chunk(put, body, held).await)
                     .await
@@ -219,7 +221,7 @@ impl Served {
                 if let Err(failure) = self.check_held(commit.session) {
                     return self.committed(ex, &commit, failure).await;
                 }
-                let held = ex.hold_for_body(memory).await?;
+                let held = ex.hold_for_body(memory, Urgency::Usual).await?;
                 let body = ex.body(commit.manifest, CHUNK_BODY_LIMIT).await?;
                 if let Err(failure) = self.check_held(commit.session) {
                     return self.committed(ex, &commit, failure).await;
@@ -371,11 +373,16 @@ impl Served {
 
     /// Memory for a payload on its way into the repositories: compressed, decompressed to be checked, and encrypted
     /// once for each repository of this node.
-    async fn hold_copies(&self, ex: &mut Exchange<'_>, payload: PayloadHead) -> Result<Arc<Held>, StreamError> {
+    async fn hold_copies(
+        &self,
+        ex: &mut Exchange<'_>,
+        payload: PayloadHead,
+        urgency: Urgency,
+    ) -> Result<Arc<Held>, StreamError> {
         let copies = 1 + self.node.repositories.keys().len() as u64;
         let memory = payload.length.saturating_mul(copies);
         let memory = memory.saturating_add(payload.plain_length);
-        ex.hold_for_body(memory).await
+        ex.hold_for_body(memory, urgency).await
     }
 
     fn check_held(&self, session: u64) -> Result<(), Failure> {

@@ -1,6 +1,7 @@
 //! Requests about the nodes of the mesh, and those that nodes ask of each other.
 
 use super::Served;
+use crate::budget::Urgency;
 use crate::exchange::Exchange;
 use crate::services::Comer;
 use pgmesh_protocol::{
@@ -123,7 +124,9 @@ impl Served {
             Request::StoreObject(store) => {
                 // As it came, and encrypted once for each repository.
                 let copies = 1 + store.targets.len() as u64;
-                let _held = ex.hold_for_body(store.payload.length.saturating_mul(copies)).await?;
+                let _held = ex
+                    .hold_for_body(store.payload.length.saturating_mul(copies), Urgency::Usual)
+                    .await?;
                 let body = ex.body(store.payload, BODY_LIMIT).await?;
                 let (ends, mut ended) = mpsc::channel(store.targets.len().max(1));
                 let pass_on = async {

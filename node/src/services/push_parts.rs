@@ -209,7 +209,7 @@ impl Archive {
         let copies = 1 + self.repositories.keys().len() as u64;
         let compared = if is_compared { 3 * FILE_PART_LENGTH } else { 0 };
         let memory = head.length * copies + head.plain_length + compared;
-        let held = ex.hold_more(memory).await?;
+        let held = ex.hold_part(memory).await?;
         let body: Bytes = ex.part(&held, head, FILE_PART_LENGTH).await?;
         Ok((joined(head, body)?, held))
     }

@@ -7,14 +7,17 @@ mod wal;
 
 use self::parts::{Sets, check_part, damaged_path};
 use super::foreign::Foreign;
+use crate::budget::Budget;
 use crate::repositories::{BadReplica, OpenRepository, Slot, SlotError};
 use crate::{Node, refs};
 use futures::{StreamExt, TryStreamExt};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure, Finding, FindingKind, HealthInfo, VerifyEvent, VerifyRequest, VerifySummary};
 use pgmesh_raft::{Claim, GarbageKey, ObjectRef, Refusal, Replica, SessionKind, StanzaRecord, View};
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{
-    Digest, Generation, LARGEST_SINGLE_OBJECT, ObjectKind, ObjectName, ObjectPath, RepoKey, Repository, StanzaName,
+    Digest, FILE_PART_LENGTH, Generation, LARGEST_SINGLE_OBJECT, ObjectKind, ObjectName, ObjectPath, RepoKey,
+    Repository, StanzaName,
 };
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -193,8 +196,7 @@ impl Verification<'_> {
             .map_ok(|listed| {
                 let (repository, budget) = (repository.clone(), budget.clone());
                 async move {
-                    let _held = budget.hold(memory_of(&listed.path, listed.length)).await;
-                    let checked = check_object(repo, &repository, &listed.path).await;
+                    let checked = check_held(repo, repository, budget, listed.path.clone(), listed.length).await;
                     Ok((listed, checked))
                 }
             })
@@ -478,14 +480,39 @@ fn why_closed(health: HealthInfo) -> String {
     }
 }
 
-/// The memory of a check: the object as it is stored, decrypted, and plain.
+/// The memory of a check: the object as it is stored, decrypted, and plain. Of a file in parts, the first one stands for
+/// all: they are read one after the other.
 fn memory_of(path: &str, stored: u64) -> u64 {
-    let is_file = ObjectPath::parse(path).is_some_and(|path| path.kind() == Some(ObjectKind::Segment));
+    let path = ObjectPath::parse(path);
+    if let Some(part) = path.as_ref().and_then(ObjectPath::part) {
+        return if part.number() == 1 { 3 * FILE_PART_LENGTH } else { 0 };
+    }
+    let is_file = path.is_some_and(|path| path.kind() == Some(ObjectKind::Segment));
     let plain = if is_file { LARGEST_SINGLE_OBJECT } else { USUAL_PLAIN };
     stored
         .min(LARGEST_SINGLE_OBJECT)
         .saturating_mul(2)
         .saturating_add(plain)
+}
+
+/// Checks one object, in memory of the budget. A task of its own: it gives the memory back although the asker of the
+/// verification does not read what was found so far.
+async fn check_held(
+    repo: RepoKey,
+    repository: OpenRepository,
+    budget: Budget,
+    path: String,
+    stored: u64,
+) -> Result<Lies, SlotError> {
+    let checking = async move {
+        let _held = budget.hold(memory_of(&path, stored)).await;
+        check_object(repo, &repository, &path).await
+    };
+    match tasks::spawn("verifying an object", checking).await {
+        Ok(checked) => checked,
+        // Nothing was found out of the object: the verification ends as the task has.
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
 }
 
 /// Checks one object to the last byte. A file that is no object of the repository is not read.

@@ -144,11 +144,11 @@ pub const OPTIONS: &[OptionSpec] = &[
         "memory of this node for segments and chunks under way",
     )
     .commands(NODE)
-    .default("160MiB")
+    .default("256MiB")
     .about(
         "What does not fit waits. The node's memory is this, half as much again for what other nodes ask of its \
-                repositories, and about 100MiB. WAL segments above 16MiB take it for some parts of 8MiB at a time.",
-        "node-buffer=160MiB",
+                repositories, and about 150MiB. WAL segments above 16MiB take it for some parts of 8MiB at a time. Stanzas share it; with less than 128MiB a push over a slow link may keep those of other stanzas waiting.",
+        "node-buffer=256MiB",
     ),
     new(
         "session-timeout",

@@ -20,6 +20,7 @@ struct Moving {
     ended: oneshot::Receiver<()>,
     ticket: Ticket,
     moved: Arc<AtomicU64>,
+    is_active: Arc<AtomicBool>,
 }
 
 impl Moving {
@@ -49,7 +50,7 @@ impl Site {
     fn ask(&mut self, name: &str, units: u32) -> Asked {
         let (granted, told) = oneshot::channel();
         let account = account(name);
-        let ticket = self.pool.ask(&account, units, granted, self.now);
+        let ticket = self.pool.ask(&account, (units, Urgency::Usual), granted, self.now);
         Asked {
             account,
             units,
@@ -87,8 +88,15 @@ impl Site {
     fn move_bytes(&mut self, name: &str, units: u32) -> Moving {
         let (end, ended) = oneshot::channel();
         let moved = Arc::<AtomicU64>::default();
-        let ticket = self.pool.begin(&account(name), units, moved.clone(), end, self.now);
-        Moving { ended, ticket, moved }
+        let is_active = Arc::new(AtomicBool::new(true));
+        let bytes = (moved.clone(), is_active.clone());
+        let ticket = self.pool.begin(&account(name), units, bytes, end, self.now);
+        Moving {
+            ended,
+            ticket,
+            moved,
+            is_active,
+        }
     }
 
     fn look(&mut self) -> bool {
@@ -261,6 +269,44 @@ fn the_oldest_transfer_ends_only_if_it_hardly_moves() {
     assert!(!site.look(), "once is enough");
 }
 
+/// PostgreSQL waits for a push: it passes the account's other asks, and after a while it leaves no room, as long as the
+/// account holds no more than leaves it.
+#[test]
+fn a_push_comes_before_the_other_asks_of_its_account() {
+    let mut site = Site::new();
+    let first = site.take("a", 40);
+    let _other = site.take("b", 15);
+    let mut usual = site.wait("a", 30);
+    let (granted, mut told) = oneshot::channel();
+    site.pool.ask(&account("a"), (35, Urgency::Push), granted, site.now);
+    site.pass(4);
+    site.pool.look(site.now);
+    assert!(told.try_recv().is_err());
+    site.pass(1);
+    site.pool.look(site.now);
+    assert!(told.try_recv().is_ok() && !usual.has());
+    site.give_back(first);
+    site.pass(5);
+    site.pool.look(site.now);
+    assert!(usual.has());
+}
+
+/// What has arrived and is being stored is not ended: that would free nothing, and the client would send it again.
+#[test]
+fn what_is_stored_is_not_ended() {
+    let mut site = Site::new();
+    let _held = site.take("a", 90);
+    let moving = [site.move_bytes("a", 45), site.move_bytes("a", 45)];
+    let _waiting = site.wait("b", 20);
+    for moving in &moving {
+        moving.is_active.store(false, Ordering::Relaxed);
+    }
+    site.pass(300);
+    assert!(!site.look());
+    moving[1].is_active.store(true, Ordering::Relaxed);
+    assert!(site.look());
+}
+
 /// An account within its part is never hurt, and neither is one that has just begun; nor for an account that holds as
 /// much itself, nor in vain.
 #[test]
@@ -298,7 +344,8 @@ fn a_nodes_own_work_hurts_no_client() {
     let mut site = Site::new();
     let nodes = |site: &mut Site, units| {
         let (granted, told) = oneshot::channel();
-        site.pool.ask(&Account::Nodes, units, granted, site.now);
+        site.pool
+            .ask(&Account::Nodes, (units, Urgency::Usual), granted, site.now);
         told
     };
     let _held = site.take("a", 60);

@@ -1,7 +1,7 @@
 //! The chunks of one stanza. Whoever verifies a stanza is told of no other stanza's chunks (decision 47): they are
 //! found by the catalog, not by a listing.
 
-use super::{READS_AT_ONCE, Verification, check_object, memory_of};
+use super::{READS_AT_ONCE, Verification, check_held};
 use crate::repositories::OpenRepository;
 use futures::StreamExt;
 use pgmesh_protocol::Failure;
@@ -59,8 +59,7 @@ impl Verification<'_> {
                 .map(|(path, length)| {
                     let (repository, budget) = (repository.clone(), budget.clone());
                     async move {
-                        let _held = budget.hold(memory_of(&path, length)).await;
-                        let checked = check_object(repo, &repository, &path).await;
+                        let checked = check_held(repo, repository, budget, path.clone(), length).await;
                         (path, length, checked)
                     }
                 })
