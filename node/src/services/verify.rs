@@ -480,8 +480,8 @@ fn why_closed(health: HealthInfo) -> String {
     }
 }
 
-/// The memory of a check: the object as it is stored, decrypted, and plain. Of a file in parts, the first one stands for
-/// all: they are read one after the other.
+/// The memory of a check: the object as it is stored, decrypted, and plain. Of a file in parts, the first one stands
+/// for all: they are read one after the other.
 fn memory_of(path: &str, stored: u64) -> u64 {
     let path = ObjectPath::parse(path);
     if let Some(part) = path.as_ref().and_then(ObjectPath::part) {
