@@ -85,14 +85,7 @@ impl Membership {
     ) -> Result<(), Failure> {
         let (actor, not_after) = (actor_of(member), renewed.not_after);
         let view = self.catalog.view();
-        match worth(&view, member) {
-            Worth::Nothing { why, .. } => return Err(Failure::new(ExitCode::Crypto, why).remedy(JOIN_AGAIN)),
-            Worth::Unknown(why) => {
-                let what = "whether the certificate counts is not known";
-                return Err(Failure::new(ExitCode::Runtime, what).because(why).again());
-            }
-            Worth::Member | Worth::Unheard => {}
-        }
+        refuse_worthless(&view, member)?;
         let gains = |before: i64| not_after.saturating_sub(before) >= limits::RENEWAL;
         let command = match noted_role(&member.role) {
             Some(role) if self.notes_certificates()? && !self.is_administrator_of_a_node(&member.key.0)? => {
@@ -168,6 +161,21 @@ impl Membership {
             Reply::Revoked { certificates } => Ok(RevokedCertificates { certificates }),
             other => Err(unexpected(&other)),
         }
+    }
+}
+
+/// Refuses a certificate that counts for nothing, or of which this node cannot tell.
+///
+/// # Errors
+/// 95, with the reason; 122, to be asked again.
+pub(crate) fn refuse_worthless(view: &View, member: &MemberCertificate) -> Result<(), Failure> {
+    match worth(view, member) {
+        Worth::Nothing { why, .. } => Err(Failure::new(ExitCode::Crypto, why).remedy(JOIN_AGAIN)),
+        Worth::Unknown(why) => {
+            let what = "whether the certificate counts is not known";
+            Err(Failure::new(ExitCode::Runtime, what).because(why).again())
+        }
+        Worth::Member | Worth::Unheard => Ok(()),
     }
 }
 

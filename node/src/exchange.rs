@@ -108,6 +108,11 @@ impl<'s> Exchange<'s> {
         self.stream
     }
 
+    /// Keeps the memory of a long request until it is served, or until memory for its body is asked for.
+    pub(crate) fn keep(&mut self, message: Held) {
+        self.held = Some(Arc::new(message));
+    }
+
     /// Waits for so many bytes of the budget, as long as the asker waits for the answer. They are held until they are
     /// dropped, and not before the answer is delivered. What was held before is given back.
     ///
@@ -125,12 +130,7 @@ impl<'s> Exchange<'s> {
         Ok(held)
     }
 
-    /// Keeps the memory of a long request until it is served, or until memory for its body is asked for.
-    pub(crate) fn keep(&mut self, message: Held) {
-        self.held = Some(Arc::new(message));
-    }
-
-    /// The same for a request whose body follows.
+    /// As [`Self::hold`], for a request whose body follows.
     ///
     /// # Errors
     /// [`StreamError::Busy`] if the body keeps others of the connection from arriving. Else as [`Self::hold`].
@@ -155,7 +155,7 @@ impl<'s> Exchange<'s> {
         self.wait(bytes, Urgency::Usual).await
     }
 
-    /// The same for a part of a push.
+    /// As [`Self::hold_more`], for a part of a push.
     ///
     /// # Errors
     /// The asker has given the stream up, or its connection is gone.

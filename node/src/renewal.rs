@@ -1,10 +1,9 @@
 //! Certificates renew by themselves: every node has the mesh's authority and signs for itself, and for members that ask
 //! in time.
 
-use crate::certificates::{JOIN_AGAIN, granted_role};
+use crate::certificates::{JOIN_AGAIN, granted_role, refuse_worthless};
 use crate::init::CERTIFICATE_VALIDITY;
 use crate::membership::Membership;
-use crate::worth::{Worth, worth};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure, JoinAccepted, RenewCertificate, now_unix};
 use pgmesh_raft::{AuthorityId, Rotation};
@@ -151,14 +150,7 @@ impl Membership {
     /// that is shown may be forged.
     fn granted(&self, member: &MemberCertificate) -> Result<(Role, MemberName), Failure> {
         let view = self.catalog.view();
-        match worth(&view, member) {
-            Worth::Nothing { why, .. } => return Err(Failure::new(ExitCode::Crypto, why).remedy(JOIN_AGAIN)),
-            Worth::Unknown(why) => {
-                let what = "whether the certificate counts is not known";
-                return Err(Failure::new(ExitCode::Runtime, what).because(why).again());
-            }
-            Worth::Member | Worth::Unheard => {}
-        }
+        refuse_worthless(&view, member)?;
         let Some(row) = view.certificate(&member.key.0)? else {
             return Ok((member.role.clone(), member.name.clone()));
         };
@@ -178,6 +170,7 @@ fn crypto(what: &str, error: &dyn std::error::Error) -> Failure {
 mod tests {
     use super::*;
     use crate::testing::{SUITE, settings};
+    use crate::worth::{Worth, worth};
     use crate::{Layout, Node, SessionTimes, init};
     use pgmesh_raft::{Catalog, CatalogOptions};
     use pgmesh_transport::MeshCa;

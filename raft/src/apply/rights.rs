@@ -17,6 +17,7 @@ use std::collections::BTreeSet;
 
 use pgmesh_storage::{Digest, StanzaName};
 
+use super::use_judge::malformed;
 use super::{Base, Outcome, Row, Step};
 use crate::error::ReadError;
 use crate::key;
@@ -158,10 +159,7 @@ pub(super) fn drop_of_stanza<B: Base>(
     let rows = step.txn.scan(Table::StanzaPossessions, &prefix, &prefix).take(limit);
     let rows: Vec<Row> = rows.collect::<Result<_, _>>()?;
     for (key, _) in &rows {
-        let digest = key::read_stanza_possession(key).ok_or_else(|| ReadError::MalformedKey {
-            table: Table::StanzaPossessions,
-            key: hex::encode(key),
-        })?;
+        let digest = key::read_stanza_possession(key).ok_or_else(|| malformed(Table::StanzaPossessions, key))?;
         drop_row(step, stanza, &digest);
     }
     Ok(rows.len())
@@ -185,10 +183,7 @@ fn drop_row<B: Base>(step: &mut Step<'_, '_, B>, stanza: &StanzaName, digest: &D
 }
 
 fn read(key: &[u8]) -> Result<StanzaName, ReadError> {
-    key::read_possession(key).ok_or_else(|| ReadError::MalformedKey {
-        table: Table::Possessions,
-        key: hex::encode(key),
-    })
+    key::read_possession(key).ok_or_else(|| malformed(Table::Possessions, key))
 }
 
 #[cfg(test)]

@@ -214,7 +214,7 @@ impl Judge {
     }
 }
 
-fn malformed(table: Table, key: &[u8]) -> ReadError {
+pub(super) fn malformed(table: Table, key: &[u8]) -> ReadError {
     ReadError::MalformedKey {
         table,
         key: hex::encode(key),
